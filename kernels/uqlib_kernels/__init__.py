@@ -1,0 +1,10 @@
+"""Compiled kernels behind uqlib: NumPy arrays in, NumPy arrays out.
+
+Nothing here imports `uqlib`. Importing this package imports Numba, which is why
+`uqlib` imports it only where a kernel is about to run; no kernel is compiled before
+its first call.
+"""
+
+from uqlib_kernels import rows
+
+__all__ = ["rows"]

@@ -1,0 +1,88 @@
+"""One small instance of every public estimator, for scikit-learn's common checks."""
+
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import QuantileRegressor, Ridge
+
+import uqlib
+
+LEVELS = (0.25, 0.5, 0.75)
+
+
+def _linear_quantiles(quantiles=LEVELS):
+    return uqlib.MultiQuantileRegressor(
+        QuantileRegressor(alpha=0.0), quantiles=quantiles
+    )
+
+
+def public_estimators():
+    """Instances to check: at least one of every public estimator."""
+    return [
+        uqlib.ConformalQuantiles(quantiles=LEVELS),
+        uqlib.ConformalizedQuantileRegressor(_linear_quantiles((0.05, 0.5, 0.95))),
+        uqlib.CrossFitQuantiles(_linear_quantiles(), cv=2),
+        uqlib.IsotonicQuantiles(),
+        _linear_quantiles(),
+        uqlib.QuantileEnsembleRegressor(
+            [
+                ("linear", QuantileRegressor(alpha=0.0)),
+                ("boosting", HistGradientBoostingRegressor(max_iter=2)),
+            ],
+            quantiles=LEVELS,
+            cv=2,
+        ),
+        uqlib.SortQuantiles(),
+        uqlib.SplitConformalRegressor(Ridge()),
+    ]
+
+
+_INFINITY = (
+    "infinite bounds are legal quantiles and pass through; NaN is refused, which "
+    "tests/quantile and tests/conformal assert"
+)
+_SPLIT = (
+    "a weight trains and does not calibrate, and a row that is removed changes which "
+    "rows the random split holds out: weights cannot equal repetition"
+)
+_CROSS_FIT = (
+    "fit_transform gives out-of-fold quantiles, transform those of the model fitted on "
+    "all rows: that they differ is the purpose of the class"
+)
+_COLUMNS = "its levels fix the number of columns, and the check brings another number"
+
+# Class name -> {name of a check: why the estimator must fail it}.
+EXPECTED_FAILURES = {
+    "ConformalQuantiles": {
+        "check_estimators_nan_inf": _INFINITY,
+        "check_dtype_object": _COLUMNS,
+        "check_estimators_dtypes": _COLUMNS,
+        "check_estimators_fit_returns_self": _COLUMNS,
+        "check_estimators_overwrite_params": _COLUMNS,
+        "check_fit2d_1feature": _COLUMNS,
+        "check_fit2d_1sample": _COLUMNS,
+        "check_fit_check_is_fitted": _COLUMNS,
+        "check_fit_idempotent": _COLUMNS,
+        "check_n_features_in": _COLUMNS,
+        "check_n_features_in_after_fitting": _COLUMNS,
+        "check_positive_only_tag_during_fit": _COLUMNS,
+        "check_readonly_memmap_input": _COLUMNS,
+    },
+    "ConformalizedQuantileRegressor": {
+        "check_sample_weight_equivalence_on_dense_data": _SPLIT,
+        "check_sample_weight_equivalence_on_sparse_data": _SPLIT,
+    },
+    "CrossFitQuantiles": {
+        "check_transformer_data_not_an_array": _CROSS_FIT,
+        "check_transformer_general": _CROSS_FIT,
+    },
+    "IsotonicQuantiles": {"check_estimators_nan_inf": _INFINITY},
+    "SortQuantiles": {"check_estimators_nan_inf": _INFINITY},
+    "SplitConformalRegressor": {
+        "check_sample_weight_equivalence_on_dense_data": _SPLIT,
+        "check_sample_weight_equivalence_on_sparse_data": _SPLIT,
+    },
+}
+
+
+def expected_failed_checks(estimator):
+    """Checks that an estimator must fail, each with its reason."""
+    return EXPECTED_FAILURES.get(type(estimator).__name__, {})

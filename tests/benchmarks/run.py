@@ -1,0 +1,82 @@
+"""Run all benchmarks, print the tables and write them for the documentation.
+
+Run `make bench`, or `python tests/benchmarks/run.py --quick` for smaller sizes, which
+prints the table of ratios and leaves the documentation alone.
+"""
+
+# isort: off
+import _timing  # first: it pins the threads
+
+# isort: on
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "docs" / "benchmarks_table.rst"
+HEADER = ["Case", "Regime", "Peer", "Ratio", "Spread", "Target", "Result"]
+LIBRARIES = ["numpy", "scipy", "scikit-learn", "numba"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller, not written")
+    quick = parser.parse_args(arguments).quick
+    # A bare checkout is enough, as for the tests.
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+    import bench_import
+    import bench_rows
+
+    print(machine(), flush=True)
+    results = []
+    for module in (bench_rows, bench_import):
+        for result in module.run(quick):
+            results.append(result)
+            print("  ".join(result.cells()), flush=True)
+    if quick:
+        return
+    TABLE.write_text(as_rst(results), encoding="utf-8")
+    import peers
+    import real_data
+
+    peers.main()
+    real_data.main()
+
+
+def as_rst(results: Sequence[_timing.Result]) -> str:
+    """Return the machine's line and a list-table."""
+    lines = [machine(), "", ".. list-table::", "   :header-rows: 1", ""]
+    for cells in [HEADER, *(result.cells() for result in results)]:
+        lines += [
+            f"   {'* -' if column == 0 else '  -'} {cell}"
+            for column, cell in enumerate(cells)
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    """Processor, cores and versions."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return (
+        f"{processor()}, {os.cpu_count()} cores, one thread used; {platform.system()}, "
+        f"Python {platform.python_version()}, {libraries}."
+    )
+
+
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

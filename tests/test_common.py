@@ -1,0 +1,47 @@
+"""scikit-learn's common checks for every public estimator."""
+
+import inspect
+
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import uqlib
+from tests._estimators import (
+    EXPECTED_FAILURES,
+    expected_failed_checks,
+    public_estimators,
+)
+
+# The checks fit on a few dozen rows: fewer than a calibration at 0.9 may need after the
+# split, and an infinite interval is then the right answer.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::uqlib.exceptions.InfiniteIntervalWarning"
+)
+
+
+@parametrize_with_checks(
+    public_estimators(), expected_failed_checks=expected_failed_checks
+)
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+def _public_estimator_classes():
+    return {
+        name
+        for name in uqlib.__all__
+        if inspect.isclass(obj := getattr(uqlib, name))
+        and issubclass(obj, BaseEstimator)
+    }
+
+
+def test_every_public_estimator_is_checked():
+    checked = {type(estimator).__name__ for estimator in public_estimators()}
+    assert checked == _public_estimator_classes()
+
+
+def test_expected_failures_name_estimators_and_reasons():
+    assert set(EXPECTED_FAILURES) <= _public_estimator_classes()
+    reasons = [r for checks in EXPECTED_FAILURES.values() for r in checks.values()]
+    assert all(len(reason) > 20 for reason in reasons)

@@ -1,0 +1,196 @@
+"""The one door: points, quantiles and intervals of models that are not ours."""
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression, QuantileRegressor, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tests._models import ColumnQuantiles, normal_rows
+from uqlib import (
+    CrossFitQuantiles,
+    IsotonicQuantiles,
+    MultiQuantileRegressor,
+    SortQuantiles,
+    SplitConformalRegressor,
+    neg_pinball_scorer,
+)
+from uqlib._predictions import (
+    level_names,
+    levels_from_names,
+    own_confidence_level,
+    predict_interval,
+    predict_point,
+    predict_quantiles,
+)
+
+X, Y = normal_rows(80, seed=0)
+LEVELS = (0.05, 0.5, 0.95)
+
+
+def linear(levels=LEVELS):
+    return MultiQuantileRegressor(QuantileRegressor(alpha=0), quantiles=levels)
+
+
+EXPECTED = linear().fit(X, Y).predict_quantiles(X)
+SEARCH = GridSearchCV(
+    linear(), {"estimator__alpha": [0]}, scoring=neg_pinball_scorer(LEVELS), cv=2
+)
+SAME_QUANTILES = {
+    "own": linear(),
+    "frozen": FrozenEstimator(linear().fit(X, Y)),
+    "pipeline": make_pipeline("passthrough", linear()),
+    "nested pipeline": make_pipeline(make_pipeline("passthrough", linear())),
+    "transformer": CrossFitQuantiles(linear(), cv=2),
+    "transformers": make_pipeline(CrossFitQuantiles(linear(), cv=2), SortQuantiles()),
+    "search": SEARCH,
+    "frozen search": FrozenEstimator(SEARCH.fit(X, Y)),
+    "pipeline of a search": make_pipeline("passthrough", SEARCH),
+}
+
+
+@pytest.mark.filterwarnings("ignore::uqlib.exceptions.AlreadyFittedWarning")
+@pytest.mark.parametrize("name", SAME_QUANTILES)
+def test_quantiles_through_every_wrapping(name):
+    model = SAME_QUANTILES[name].fit(X, Y)
+    values, levels = predict_quantiles(model, X)
+    np.testing.assert_allclose(values, np.sort(EXPECTED), atol=1e-9)
+    np.testing.assert_array_equal(levels, LEVELS)
+    values, levels = predict_quantiles(model, X, (0.05, 0.95))
+    np.testing.assert_allclose(values, np.sort(EXPECTED)[:, [0, 2]], atol=1e-9)
+    with pytest.raises(ValueError, match=re.escape("no quantile level 0.3. It has [")):
+        predict_quantiles(model, X, (0.3,))
+    np.testing.assert_allclose(predict_point(model, X), EXPECTED[:, 1], atol=1e-9)
+    np.testing.assert_allclose(
+        predict_interval(model, X, 0.9), np.sort(EXPECTED)[:, [0, 2]], atol=1e-9
+    )
+
+
+def test_steps_before_the_model_transform_the_rows():
+    model = make_pipeline(StandardScaler(), linear()).fit(X, Y)
+    scaled = model[0].transform(X)
+    np.testing.assert_array_equal(
+        predict_quantiles(model, X).values, model[1].predict_quantiles(scaled)
+    )
+
+
+def test_a_list_of_one_level_models_is_sorted_by_level():
+    models = [
+        QuantileRegressor(alpha=0, quantile=tau).fit(X, Y) for tau in (0.95, 0.05, 0.5)
+    ]
+    values, levels = predict_quantiles(models, X)
+    np.testing.assert_array_equal(levels, LEVELS)
+    np.testing.assert_array_equal(values, EXPECTED)
+
+
+def test_one_level_learners_give_one_column():
+    for model, level in [
+        (GradientBoostingRegressor(loss="quantile", alpha=0.3, n_estimators=2), 0.3),
+        (HistGradientBoostingRegressor(loss="quantile", quantile=0.7, max_iter=2), 0.7),
+    ]:
+        values, levels = predict_quantiles(model.fit(X, Y), X)
+        np.testing.assert_array_equal(values[:, 0], model.predict(X))
+        np.testing.assert_array_equal(levels, [level])
+
+
+def test_many_level_learners():
+    xgboost = pytest.importorskip("xgboost")
+    model = xgboost.XGBRegressor(
+        objective="reg:quantileerror", quantile_alpha=LEVELS, n_estimators=2, n_jobs=1
+    ).fit(X, Y)
+    values, levels = predict_quantiles(model, X)
+    np.testing.assert_array_equal(values, model.predict(X).astype(float))
+    np.testing.assert_array_equal(levels, LEVELS)
+    np.testing.assert_array_equal(predict_point(model, X), values[:, 1])
+
+
+def test_quantile_forests_give_any_level():
+    forest = pytest.importorskip("quantile_forest")
+    model = forest.RandomForestQuantileRegressor(
+        n_estimators=5, default_quantiles=[0.1, 0.9], random_state=0
+    ).fit(X, Y)
+    np.testing.assert_array_equal(predict_quantiles(model, X).quantiles, [0.1, 0.9])
+    values, _ = predict_quantiles(model, X, (0.2, 0.4))
+    np.testing.assert_array_equal(values, model.predict(X, quantiles=[0.2, 0.4]))
+    interval = predict_interval(model, X, 0.8)
+    np.testing.assert_array_equal(interval, model.predict(X, quantiles=[0.1, 0.9]))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Ridge(), "Ridge cannot give quantiles"),
+        (make_pipeline(StandardScaler(), Ridge()), "Ridge cannot give quantiles"),
+        (StandardScaler(), "StandardScaler cannot give quantiles"),
+        (make_pipeline(StandardScaler()), "Pipeline cannot give quantiles"),
+        (
+            HistGradientBoostingRegressor(max_iter=2),
+            "(loss='squared_error') does not estimate quantiles. Set loss='quantile'",
+        ),
+    ],
+)
+def test_models_without_quantiles(model, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        predict_quantiles(model.fit(X, Y), X)
+
+
+def test_a_matrix_that_does_not_fit_its_levels():
+    class Wrong(ColumnQuantiles):
+        def predict_quantiles(self, X):
+            return super().predict_quantiles(X)[:, :2]
+
+    message = "Wrong gave 2 columns for 3 quantile levels [0.05, 0.5, 0.95]."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        predict_quantiles(Wrong().fit(X, Y), X)
+
+
+def test_levels_must_be_given_to_a_model_that_has_none():
+    class AnyLevel:
+        def predict_quantiles(self, X, quantiles):
+            return np.tile(quantiles, (len(X), 1))
+
+    values, _ = predict_quantiles(AnyLevel(), X, LEVELS)
+    np.testing.assert_array_equal(values[0], LEVELS)
+    with pytest.raises(ValueError, match="quantiles is needed: AnyLevel has no levels"):
+        predict_quantiles(AnyLevel(), X)
+
+
+def test_points_of_any_shape():
+    column = LinearRegression().fit(X, Y[:, None])
+    assert predict_point(column, X).shape == (80,)
+
+
+def test_intervals_of_interval_models():
+    model = SplitConformalRegressor(Ridge(), random_state=0).fit(X, Y)
+    search = GridSearchCV(model, {"estimator__alpha": [1.0]}, cv=2).fit(X, Y)
+    for wrapped in (model, FrozenEstimator(model), search):
+        inner = getattr(wrapped, "best_estimator_", model)
+        np.testing.assert_array_equal(
+            predict_interval(wrapped, X), inner.predict_interval(X)
+        )
+        np.testing.assert_array_equal(
+            predict_interval(wrapped, X, 0.5), inner.predict_interval(X, 0.5)
+        )
+        assert own_confidence_level(wrapped) == 0.9
+    with pytest.raises(ValueError, match="confidence_level is needed"):
+        predict_interval(linear().fit(X, Y), X)
+
+
+def test_level_names_round_trip():
+    levels = np.linspace(0.05, 0.95, 19)  # 0.15000000000000002 is called q0.15
+    names = level_names(levels)
+    assert names[:3] == ["q0.05", "q0.1", "q0.15"]
+    np.testing.assert_allclose(levels_from_names(names), levels, atol=1e-9)
+    for names in (["a"], ["q0.5", "q0.1"], ["q2"], ["0.5"], [""], [0, 1], []):
+        assert levels_from_names(names) is None
+
+
+def test_sorting_and_projection_are_steps_like_any_other():
+    steps = [CrossFitQuantiles(linear(), cv=2), SortQuantiles(), IsotonicQuantiles()]
+    model = make_pipeline(*steps).fit(X, Y)
+    np.testing.assert_array_equal(predict_quantiles(model, X).quantiles, LEVELS)

@@ -1,0 +1,70 @@
+"""uqlib: honest uncertainty for scikit-learn predictors.
+
+The public names of all families are here too, loaded on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Families in the order of the documentation; a name is imported when it is asked for.
+_FAMILIES = {
+    "uqlib.quantile": (
+        "CrossFitQuantiles",
+        "IsotonicQuantiles",
+        "MultiQuantileRegressor",
+        "QuantileEnsembleRegressor",
+        "SortQuantiles",
+        "crossing_rate",
+        "isotonic_quantiles",
+        "sort_quantiles",
+    ),
+    "uqlib.conformal": (
+        "ConformalQuantiles",
+        "ConformalizedQuantileRegressor",
+        "SplitConformalRegressor",
+        "conformal_quantile",
+        "conformal_rank",
+    ),
+    "uqlib.metrics": (
+        "coverage_score",
+        "coverage_scorer",
+        "crps_from_quantiles",
+        "interval_score",
+        "mean_interval_width",
+        "neg_crps_scorer",
+        "neg_interval_score_scorer",
+        "neg_interval_width_scorer",
+        "neg_pinball_scorer",
+        "neg_quantile_calibration_error_scorer",
+        "neg_weighted_interval_score_scorer",
+        "pinball_loss",
+        "quantile_calibration_error",
+        "weighted_interval_score",
+    ),
+    "uqlib.inspection": ("CoverageDisplay", "PredictionIntervalDisplay"),
+    "uqlib.exceptions": (
+        "AlreadyFittedWarning",
+        "InfiniteIntervalWarning",
+        "UncertaintyWarning",
+    ),
+}
+_LAZY = {name: module for module, names in _FAMILIES.items() for name in names}
+
+__all__ = sorted([*_LAZY, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    family = f"{__name__}.{name}"
+    if family in _FAMILIES:
+        return import_module(family)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,7 @@
+"""Every branch on a library's version and every private name of scikit-learn."""
+
+# Gives meta-estimators over a list of (name, estimator) pairs their nested
+# parameters. Private, but unchanged since scikit-learn 0.18 and used by many.
+from sklearn.utils.metaestimators import _BaseComposition as BaseComposition
+
+__all__ = ["BaseComposition"]

@@ -1,0 +1,1 @@
+"""The mathematics of uqlib: arrays in, arrays out, NumPy only."""

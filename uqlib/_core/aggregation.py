@@ -1,0 +1,309 @@
+r"""Aggregation of quantile models: convex weights, solved to optimality.
+
+Symbols: n rows, p models, m levels; Z[i, j, k] is model j's quantile of level tau_k
+at row i; c_i are row weights with sum 1.
+
+    medium:  Q[i, k] = sum_j w[j, k] Z[i, j, k],   one simplex for each level,
+    coarse:  Q[i, k] = sum_j w[j] Z[i, j, k],      one simplex for all levels.
+
+Both are the same program, on n rows for each level or on n m rows at once:
+
+    minimize_w  sum_i c_i psi_{tau_i}(y_i - z_i'w)   s.t.  1'w = 1,  w >= 0.
+
+With u, v >= 0 for the positive and negative part of the residual and multipliers
+a (rows), b (sum), s (signs), the optimality conditions are
+
+    Z w + u - v = y,   1'w = 1,                        (primal)
+    s = -Z'a - b 1 >= 0,                                (dual)
+    f = c tau - a >= 0,   g = c (1 - tau) + a >= 0,     (dual)
+    s w = 0,   f u = 0,   g v = 0.                      (complementarity)
+
+A Mehrotra predictor-corrector method keeps all but the last line exact: a dual point
+is at hand (a = c (tau - 1/2), b negative enough) and so is a primal one. Eliminating
+u, v and a leaves a system with as many unknowns as models,
+
+    (diag(s / w) + Z' D^-1 Z) dw - 1 db = rhs,   1'dw = 0,   D = u / f + v / g,
+
+so that a step costs O(n p^2). As b can be chosen best for any a in its box,
+
+    gap = sum_i c_i psi_{tau_i}(y_i - z_i'w) - (y'a - max_j (Z'a)_j) >= 0
+
+certifies the distance to the optimum at each step without any tolerance of its own. In
+the last steps rounding can push a out of its box, where the bound would not hold: the
+certificate is taken at the nearest point of the box.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from uqlib._typing import FloatArray
+
+GLOBAL_RESOLUTIONS = ("average", "median", "coarse", "medium")
+_STEP = 0.99995  # share of the way to the boundary
+_MAX_ITER = 100
+_TOLERANCE = 1e-12  # of the gap, relative to the loss of the uniform average
+
+
+class SimplexFit(NamedTuple):
+    """Weights on the simplex, their loss, and a bound on its excess."""
+
+    weights: FloatArray
+    loss: float
+    gap: float
+
+
+def fit_weights(
+    base_quantiles: FloatArray,
+    y: FloatArray,
+    quantiles: FloatArray,
+    resolution: str,
+    sample_weight: FloatArray | None = None,
+) -> FloatArray | None:
+    """Return the weights of the models for a global resolution.
+
+    Parameters
+    ----------
+    base_quantiles : ndarray of shape (n_samples, n_models, n_quantiles)
+        Out-of-fold quantiles of the models, finite.
+    y : ndarray of shape (n_samples,)
+        The target.
+    quantiles : ndarray of shape (n_quantiles,)
+        The levels.
+    resolution : {"average", "median", "coarse", "medium"}
+        Which weights are free.
+    sample_weight : ndarray of shape (n_samples,), default=None
+        Non-negative weights of the rows.
+
+    Returns
+    -------
+    ndarray of shape (n_models,) or (n_models, n_quantiles), or None
+        Uniform for "average", one a model for "coarse", one a model and level for
+        "medium"; None for "median", which has no weights.
+    """
+    n_samples, n_models, n_quantiles = base_quantiles.shape
+    if resolution == "median":
+        return None
+    if resolution == "average":
+        return np.full(n_models, 1.0 / n_models)
+    row_weight = np.ones(n_samples) if sample_weight is None else sample_weight
+    if resolution == "coarse":
+        rows = np.moveaxis(base_quantiles, 1, 2).reshape(-1, n_models)
+        return fit_simplex_weights(
+            rows,
+            np.repeat(y, n_quantiles),
+            np.tile(quantiles, n_samples),
+            np.repeat(row_weight, n_quantiles),
+        ).weights
+    columns = [
+        fit_simplex_weights(base_quantiles[:, :, k], y, tau, row_weight).weights
+        for k, tau in enumerate(quantiles)
+    ]
+    return np.column_stack(columns)
+
+
+def aggregate(base_quantiles: FloatArray, weights: FloatArray | None) -> FloatArray:
+    """Return the aggregated quantile matrix.
+
+    Parameters
+    ----------
+    base_quantiles : ndarray of shape (n_samples, n_models, n_quantiles)
+        Quantiles of the models.
+    weights : ndarray of shape (n_models,) or (n_models, n_quantiles), or None
+        As `fit_weights` returns them; None takes the median over the models.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_quantiles)
+        The weighted sums. A model of weight 0 has no say, even if it is infinite; NaN
+        where models are infinite on both sides.
+    """
+    if weights is None:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.median(base_quantiles, axis=1))
+    result = np.zeros((base_quantiles.shape[0], base_quantiles.shape[2]))
+    for j, weight in enumerate(weights):
+        with np.errstate(invalid="ignore"):
+            part = base_quantiles[:, j] * weight
+            result += np.where(weight > 0, part, 0.0)
+    return result
+
+
+def fit_simplex_weights(
+    predictions: FloatArray,
+    y: FloatArray,
+    level: FloatArray | float,
+    row_weight: FloatArray,
+) -> SimplexFit:
+    """Minimize the weighted mean pinball loss over convex combinations of columns.
+
+    Parameters
+    ----------
+    predictions : ndarray of shape (n_rows, n_models)
+        One column a model, finite.
+    y : ndarray of shape (n_rows,)
+        The target, finite.
+    level : ndarray of shape (n_rows,) or float
+        Level of the pinball loss of each row.
+    row_weight : ndarray of shape (n_rows,)
+        Non-negative, with a positive sum.
+
+    Returns
+    -------
+    SimplexFit
+        Weights (n_models,), loss, and a certified bound on the excess of the loss
+        over the optimum.
+    """
+    n_models = predictions.shape[1]
+    kept = row_weight > 0  # f and g vanish identically in a row without weight
+    predictions, y, row_weight = predictions[kept], y[kept], row_weight[kept]
+    tau = np.broadcast_to(level, kept.shape)[kept]
+    cost = row_weight / row_weight.sum()
+    # 1'w = 1 lets every row be centered at the mean of its models; then scale to 1.
+    center = predictions.mean(axis=1)
+    spread, residual = predictions - center[:, None], y - center
+    uniform = np.full(n_models, 1.0 / n_models)
+    scale = float(cost @ np.abs(residual))
+    loss_unit = _pinball(residual, tau, cost)
+    if n_models == 1 or scale == 0.0:
+        return SimplexFit(uniform, loss_unit, 0.0)
+    # In the last steps u / f and s / w leave the range of floats; such a step is
+    # recognized by its result and not taken.
+    with np.errstate(all="ignore"):
+        weights, gap = _interior_point(spread / scale, residual / scale, tau, cost)
+    weights = _drop_negligible(weights, spread, residual, tau, cost)
+    return SimplexFit(
+        weights, _pinball(residual - spread @ weights, tau, cost), gap * scale
+    )
+
+
+def _pinball(error: FloatArray, tau: FloatArray, cost: FloatArray) -> float:
+    return float(cost @ np.maximum(tau * error, (tau - 1) * error))
+
+
+def _lower_bound(
+    Z: FloatArray, y: FloatArray, tau: FloatArray, cost: FloatArray, a: FloatArray
+) -> float:
+    inside = np.clip(a, cost * (tau - 1), cost * tau)
+    return float(y @ inside - (Z.T @ inside).max())
+
+
+def _drop_negligible(
+    weights: FloatArray,
+    spread: FloatArray,
+    residual: FloatArray,
+    tau: FloatArray,
+    cost: FloatArray,
+) -> FloatArray:
+    # An interior point never has exact zeros. Weights that the optimum does not use
+    # become zeros where that costs nothing.
+    sparse = np.where(weights < 1e-7, 0.0, weights)
+    sparse /= sparse.sum()
+    loss = _pinball(residual - spread @ weights, tau, cost)
+    no_worse = _pinball(residual - spread @ sparse, tau, cost) <= loss * (1 + 1e-11)
+    return sparse if no_worse else weights
+
+
+def _interior_point(
+    Z: FloatArray, y: FloatArray, tau: FloatArray, cost: FloatArray
+) -> tuple[FloatArray, float]:
+    p = Z.shape[1]
+    w = np.full(p, 1.0 / p)
+    a = cost * (tau - 0.5)
+    correlation = Z.T @ a
+    b = -correlation.max() - max(1.0, float(np.ptp(correlation)))
+    # Carried along rather than computed from a and b: rounding cannot turn a small
+    # slack negative.
+    s, f, g = -correlation - b, cost * tau - a, cost * (1 - tau) + a
+    error = y - Z @ w
+    u, v = np.maximum(error, 0.0) + 0.5, np.maximum(-error, 0.0) + 0.5
+    target = _TOLERANCE * max(_pinball(error, tau, cost), np.finfo(float).tiny)
+    best, best_gap = w, np.inf
+    for _ in range(_MAX_ITER):
+        gap = _pinball(y - Z @ w, tau, cost) - _lower_bound(Z, y, tau, cost, a)
+        if gap < best_gap:
+            best, best_gap = w, gap
+        if gap <= target:
+            break
+        step = _Newton(Z, w, u, v, s, f, g)
+        pairs = ((s, w), (f, u), (g, v))
+        mu = sum(float(dual @ primal) for dual, primal in pairs) / (p + 2 * y.size)
+        # Predictor: aim at complementarity 0; corrector: at sigma mu, second order.
+        dw, du, dv, ds, da = step.solve(-s * w, -f * u, -g * v)
+        primal_length = _length((w, u, v), (dw, du, dv), 1.0)
+        dual_length = _length((s, f, g), (ds, -da, da), 1.0)
+        mu_affine = (
+            (s + dual_length * ds) @ (w + primal_length * dw)
+            + (f - dual_length * da) @ (u + primal_length * du)
+            + (g + dual_length * da) @ (v + primal_length * dv)
+        ) / (p + 2 * y.size)
+        center = mu * (mu_affine / mu) ** 3
+        dw, du, dv, ds, da = step.solve(
+            center - s * w - ds * dw, center - f * u + da * du, center - g * v - da * dv
+        )
+        primal_length = _length((w, u, v), (dw, du, dv), _STEP)
+        dual_length = _length((s, f, g), (ds, -da, da), _STEP)
+        if not np.isfinite(primal_length + dual_length + dw.sum()):
+            break  # the last digits are spent; the best point so far is certified
+        w = w + primal_length * dw
+        w /= w.sum()
+        u, v = u + primal_length * du, v + primal_length * dv
+        a = a + dual_length * da
+        s, f, g = s + dual_length * ds, f - dual_length * da, g + dual_length * da
+    return best, float(best_gap)
+
+
+class _Newton:
+    """The Newton system of one iterate, factored once for predictor and corrector."""
+
+    def __init__(
+        self,
+        Z: FloatArray,
+        w: FloatArray,
+        u: FloatArray,
+        v: FloatArray,
+        s: FloatArray,
+        f: FloatArray,
+        g: FloatArray,
+    ) -> None:
+        self.Z, self.w, self.s = Z, w, s
+        self.u, self.v, self.f, self.g = u, v, f, g
+        self.inverse_d = 1.0 / (u / f + v / g)
+        matrix = (Z.T * self.inverse_d) @ Z
+        matrix[np.diag_indices_from(matrix)] += s / w
+        # s / w spans many orders of magnitude at the end: scale to a unit diagonal.
+        self.scaling = 1.0 / np.sqrt(np.diag(matrix))
+        self.matrix = matrix * np.outer(self.scaling, self.scaling)
+        self.ones = self._apply_inverse(np.ones_like(w))
+
+    def solve(
+        self, rw: FloatArray, ru: FloatArray, rv: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Return (dw, du, dv, ds, da) for the three complementarity residuals."""
+        h = ru / self.f - rv / self.g
+        free = self._apply_inverse(rw / self.w - self.Z.T @ (self.inverse_d * h))
+        db = -float(free.sum() / self.ones.sum())
+        dw = free + db * self.ones
+        da = -self.inverse_d * (self.Z @ dw + h)
+        du, dv = (ru + self.u * da) / self.f, (rv - self.v * da) / self.g
+        return dw, du, dv, -self.Z.T @ da - db, da
+
+    def _apply_inverse(self, right: FloatArray) -> FloatArray:
+        scaled = self.scaling * right
+        try:
+            solution = np.linalg.solve(self.matrix, scaled)
+        except np.linalg.LinAlgError:
+            solution = np.linalg.lstsq(self.matrix, scaled, rcond=None)[0]
+        return np.asarray(self.scaling * solution)
+
+
+def _length(
+    point: tuple[FloatArray, ...], direction: tuple[FloatArray, ...], share: float
+) -> float:
+    # The longest step <= 1 that keeps every coordinate positive.
+    longest = 1.0 / share
+    for value, change in zip(point, direction, strict=True):
+        falling = change < 0
+        if falling.any():
+            longest = min(longest, float((value[falling] / -change[falling]).min()))
+    return min(1.0, share * longest)

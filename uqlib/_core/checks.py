@@ -1,0 +1,338 @@
+"""Checks of plain arrays and levels, shared by the whole mathematical core."""
+
+from fractions import Fraction
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from uqlib._typing import ArrayLike, FloatArray
+
+# Two levels closer than this are one level: floats that were computed in two
+# ways (0.95 and 1 - 0.05) must meet, and no calibration set resolves less.
+LEVEL_TOLERANCE = 1e-9
+_MAX_DENOMINATOR = 10**9
+
+
+def exact_level(level: Any) -> Fraction:
+    """Return the rational number that was meant by a floating-point level.
+
+    The nearest fraction with a denominator of at most 10^9 is the intended
+    one for literals (0.9) and for levels that were computed (0.55 - 0.45).
+
+    Parameters
+    ----------
+    level : float
+        Any real number.
+
+    Returns
+    -------
+    Fraction
+        The level without its rounding error.
+    """
+    if isinstance(level, np.floating) and not isinstance(level, float):
+        exact = Fraction(str(level))  # the shortest decimal that a float32 stands for
+    else:
+        exact = Fraction(level)
+    rounded = exact.limit_denominator(_MAX_DENOMINATOR)
+    # A level within half of 10^-9 of 0 or 1 is taken as it stands: it is neither.
+    return rounded if 0 < rounded < 1 else exact
+
+
+def check_confidence_level(confidence_level: Any) -> Fraction:
+    """Return the confidence level as an exact fraction, or say what is wrong.
+
+    Parameters
+    ----------
+    confidence_level : float
+        Must be a real number strictly between 0 and 1.
+
+    Returns
+    -------
+    Fraction
+        The exact level.
+    """
+    if isinstance(confidence_level, bool) or not isinstance(confidence_level, Real):
+        raise TypeError(
+            "confidence_level must be a real number strictly between 0 and 1, got "
+            f"{confidence_level!r} of type {type(confidence_level).__name__}."
+        )
+    if not 0 < float(confidence_level) < 1:
+        raise ValueError(
+            "confidence_level must lie strictly between 0 and 1, got "
+            f"{confidence_level!r}. Pass 0.9 for a coverage of 90 %."
+        )
+    return exact_level(confidence_level)
+
+
+def check_quantiles(quantiles: Any) -> FloatArray:
+    """Return quantile levels as a float64 array, or say what is wrong.
+
+    Parameters
+    ----------
+    quantiles : array-like of shape (n_quantiles,)
+        Must be strictly increasing, strictly between 0 and 1.
+
+    Returns
+    -------
+    ndarray of shape (n_quantiles,)
+        The levels.
+    """
+    try:
+        levels = np.array(quantiles, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"quantiles must be numbers strictly between 0 and 1, got {quantiles!r}."
+        ) from error
+    if levels.ndim != 1 or levels.size == 0:
+        raise ValueError(
+            "quantiles must be a non-empty 1-D sequence of levels, got an array of "
+            f"shape {levels.shape}. Pass for example quantiles=[0.05, 0.5, 0.95]."
+        )
+    if not np.all((levels > 0) & (levels < 1)):
+        raise ValueError(
+            f"quantiles must lie strictly between 0 and 1, got {levels.tolist()}."
+        )
+    if not np.all(np.diff(levels) > LEVEL_TOLERANCE):
+        raise ValueError(
+            f"quantiles must be strictly increasing, got {levels.tolist()}. "
+            "Pass them sorted and without repetition."
+        )
+    return levels
+
+
+def check_quantile_matrix(
+    y_quantiles: Any, n_quantiles: int | None = None, *, name: str = "y_quantiles"
+) -> FloatArray:
+    """Return a quantile matrix as a float32 or float64 array without NaN.
+
+    Infinite values are legal: they are honest bounds.
+
+    Parameters
+    ----------
+    y_quantiles : array-like of shape (n_samples, n_quantiles)
+        The matrix.
+    n_quantiles : int, default=None
+        The number of columns that it must have.
+    name : str, default="y_quantiles"
+        How the error calls it.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_quantiles)
+        The matrix; float32 stays float32, all else becomes float64.
+    """
+    matrix = as_quantile_matrix(y_quantiles, n_quantiles, name=name)
+    check_no_nan(matrix, name)
+    return matrix
+
+
+def as_quantile_matrix(
+    y_quantiles: Any, n_quantiles: int | None = None, *, name: str = "y_quantiles"
+) -> FloatArray:
+    """Return a quantile matrix as `check_quantile_matrix` does, NaN not looked for.
+
+    For callers that find NaN in what they compute, without a pass of its own.
+
+    Parameters
+    ----------
+    y_quantiles : array-like of shape (n_samples, n_quantiles)
+        The matrix.
+    n_quantiles : int, default=None
+        The number of columns that it must have.
+    name : str, default="y_quantiles"
+        How the error calls it.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_quantiles)
+        The matrix; float32 stays float32, all else becomes float64.
+    """
+    matrix = np.asarray(y_quantiles)
+    if matrix.dtype != np.float32:
+        matrix = np.asarray(matrix, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise ValueError(
+            f"{name} must have shape (n_samples, n_quantiles) with at least one "
+            f"column, got shape {matrix.shape}. Reshape one row with "
+            f"{name}.reshape(1, -1) and one level with {name}.reshape(-1, 1)."
+        )
+    if n_quantiles is not None and matrix.shape[1] != n_quantiles:
+        raise ValueError(
+            f"{name} has {matrix.shape[1]} columns but there are {n_quantiles} "
+            "quantile levels: pass one level for each column."
+        )
+    return matrix
+
+
+def check_no_nan(array: FloatArray, name: str) -> None:
+    """Refuse NaN without allocating a boolean array.
+
+    Parameters
+    ----------
+    array : ndarray
+        Any floating-point array.
+    name : str
+        How the error calls it.
+    """
+    # min propagates NaN and, unlike a sum, cannot create one from infinities.
+    if array.size and np.isnan(array.min()):
+        raise ValueError(
+            f"{name} contains NaN. Remove or impute those rows; infinite values are "
+            "legal, NaN is not."
+        )
+
+
+def check_target(y: Any, *, name: str = "y_true") -> FloatArray:
+    """Return a finite float64 target of shape (n_samples,).
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        The target. A column of shape (n_samples, 1) is an error, since it would
+        broadcast to (n_samples, n_samples).
+    name : str, default="y_true"
+        How the error calls it.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The target.
+    """
+    target = np.asarray(y, dtype=np.float64)
+    if target.ndim != 1:
+        raise ValueError(
+            f"{name} must have shape (n_samples,), got shape {target.shape}. "
+            f"Flatten a column with {name}.ravel()."
+        )
+    # The extremes tell, without a boolean array.
+    if target.size and not np.isfinite([target.min(), target.max()]).all():
+        raise ValueError(
+            f"{name} contains NaN or infinity. Remove those rows: every target must "
+            "be finite."
+        )
+    return target
+
+
+def check_sample_weight(sample_weight: Any, n_samples: int) -> FloatArray | None:
+    """Return non-negative finite weights with a positive sum, or None.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_samples,) or None
+        One weight a row.
+    n_samples : int
+        The number of rows.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,) or None
+        The weights; None stands for equal ones.
+    """
+    if sample_weight is None:
+        return None
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight must have shape ({n_samples},), one weight a row, got "
+            f"shape {weight.shape}."
+        )
+    if not np.all(np.isfinite(weight)) or np.any(weight < 0) or weight.sum() <= 0:
+        raise ValueError(
+            "sample_weight must be finite and non-negative with at least one non-zero "
+            f"weight, got values from {weight.min()} to {weight.max()}."
+        )
+    return weight
+
+
+def check_rows(n_expected: int, n_received: int, name: str, reference: str) -> None:
+    """Refuse two arrays with different numbers of rows, and empty ones.
+
+    Parameters
+    ----------
+    n_expected, n_received : int
+        Numbers of rows of the reference and of the checked array.
+    name, reference : str
+        How the error calls them.
+    """
+    if n_received != n_expected:
+        raise ValueError(
+            f"{name} has {n_received} rows but {reference} has {n_expected}: pass "
+            "arrays over the same rows."
+        )
+    if n_expected == 0:
+        raise ValueError(f"{reference} is empty: at least one row is needed.")
+
+
+def find_level(quantiles: FloatArray, level: float) -> int | None:
+    """Return the index of a level among others, or None.
+
+    Parameters
+    ----------
+    quantiles : ndarray of shape (n_quantiles,)
+        Increasing levels.
+    level : float
+        The one sought, up to `LEVEL_TOLERANCE`.
+
+    Returns
+    -------
+    int or None
+        Its position.
+    """
+    nearest = int(np.argmin(np.abs(quantiles - level)))
+    return nearest if abs(quantiles[nearest] - level) <= LEVEL_TOLERANCE else None
+
+
+def is_symmetric(quantiles: FloatArray) -> bool:
+    """Return whether 1 - tau is a level for every level tau.
+
+    Parameters
+    ----------
+    quantiles : ndarray of shape (n_quantiles,)
+        Increasing levels.
+
+    Returns
+    -------
+    bool
+        True if the levels form central intervals, with or without the median.
+    """
+    return all(find_level(quantiles, 1 - tau) is not None for tau in quantiles)
+
+
+def central_pair(confidence_level: Any) -> tuple[float, float]:
+    r"""Return the levels :math:`\alpha / 2` and :math:`1 - \alpha / 2`.
+
+    Parameters
+    ----------
+    confidence_level : float
+        :math:`1 - \alpha`, strictly between 0 and 1.
+
+    Returns
+    -------
+    lower, upper : float
+        The pair of levels, rounded once from exact fractions.
+    """
+    half = (1 - check_confidence_level(confidence_level)) / 2
+    return float(half), float(1 - half)
+
+
+def as_1d(values: ArrayLike, name: str) -> FloatArray:
+    """Return a 1-D float64 array without NaN.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        Numbers, infinities included.
+    name : str
+        How the error calls them.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        The values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be 1-D, got an array of shape {array.shape}.")
+    check_no_nan(array, name)
+    return array

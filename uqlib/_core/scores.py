@@ -1,0 +1,146 @@
+r"""Nonconformity scores, each with its exact inverse. Larger is stranger.
+
+For every threshold t and every y: score(y, y_pred) <= t exactly when
+lower <= y <= upper, where (lower, upper) = inverse(y_pred, t).
+"""
+
+import numpy as np
+
+from uqlib._core.checks import find_level
+from uqlib._typing import FloatArray, NonconformityScore
+
+
+class AbsoluteScore:
+    r"""Absolute residual :math:`s = |y - \hat y|`; inverse :math:`\hat y \pm t`."""
+
+    def score(self, y: FloatArray, y_pred: FloatArray) -> FloatArray:
+        """Return the absolute residuals, shape (n_samples,)."""
+        return np.abs(y - y_pred)
+
+    def inverse(self, y_pred: FloatArray, threshold: float) -> FloatArray:
+        """Return [y_pred - t, y_pred + t], shape (n_samples, 2)."""
+        with np.errstate(invalid="ignore"):
+            lower, upper = y_pred - threshold, y_pred + threshold
+        return outward_interval(lower, upper)
+
+
+NONCONFORMITY_SCORES: dict[str, type[NonconformityScore]] = {"absolute": AbsoluteScore}
+
+
+def quantile_pair_scores(
+    y: FloatArray, y_interval: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    r"""Return how far y lies outside each end: lower - y and y - upper.
+
+    Their maximum is the score of conformalized quantile regression: negative
+    inside the interval, the distance to it outside.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        The target, finite.
+    y_interval : ndarray of shape (n_samples, 2)
+        Lower and upper quantile, possibly infinite.
+
+    Returns
+    -------
+    below, above : ndarray of shape (n_samples,)
+        The one-sided scores.
+    """
+    return y_interval[:, 0] - y, y - y_interval[:, 1]
+
+
+def outward_interval(lower: FloatArray, upper: FloatArray) -> FloatArray:
+    """Return the interval of two bounds; whatever is undefined goes outwards.
+
+    The difference of two infinities is the end that encloses more, and bounds that
+    crossed are exchanged. Both only enlarge the set {lower <= y <= upper} (empty
+    where the bounds cross), so every coverage statement survives.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of shape (n_samples,)
+        The bounds.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, 2)
+        The interval, lower <= upper, without NaN.
+    """
+    lower = np.where(np.isnan(lower), -np.inf, lower)
+    upper = np.where(np.isnan(upper), np.inf, upper)
+    return np.column_stack([np.minimum(lower, upper), np.maximum(lower, upper)])
+
+
+def add_outward(
+    y_quantiles: FloatArray, quantiles: FloatArray, shift: FloatArray
+) -> FloatArray:
+    """Return y_quantiles + shift, undefined sums resolved away from the median.
+
+    +inf and -inf add up to -inf at a level below 1/2, to +inf at a level above, and
+    leave the median as it was.
+
+    Parameters
+    ----------
+    y_quantiles : ndarray of shape (n_samples, n_quantiles)
+        The quantile matrix.
+    quantiles : ndarray of shape (n_quantiles,)
+        Its levels.
+    shift : ndarray of shape (n_quantiles,)
+        What is added to each level.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_quantiles)
+        The shifted matrix, without NaN.
+    """
+    with np.errstate(invalid="ignore"):
+        shifted = y_quantiles + shift
+    undefined = np.isnan(shifted)
+    if undefined.any():
+        away = np.where(quantiles < 0.5, -np.inf, np.inf)
+        fallback = np.broadcast_to(away, shifted.shape).copy()
+        median = find_level(quantiles, 0.5)
+        if median is not None:
+            fallback[:, median] = y_quantiles[:, median]
+        shifted[undefined] = fallback[undefined]
+    return shifted
+
+
+def outward_envelope(y_quantiles: FloatArray, quantiles: FloatArray) -> FloatArray:
+    r"""Repair crossing by moving ends outwards only.
+
+    Seen from the middle outwards, a lower end becomes the minimum over itself and
+    the ends inside it, an upper end the maximum:
+
+    .. math::
+        \tilde q_\tau = \min_{\tau \le \sigma \le 1/2} q_\sigma \ (\tau < 1/2), \qquad
+        \tilde q_\tau = \max_{1/2 \le \sigma \le \tau} q_\sigma \ (\tau > 1/2).
+
+    Without a level 1/2 the two innermost ends are exchanged where they cross. Every
+    lower end can only fall and every upper end only rise, so each one-sided and each
+    central coverage statement survives.
+
+    Parameters
+    ----------
+    y_quantiles : ndarray of shape (n_samples, n_quantiles)
+        The quantile matrix.
+    quantiles : ndarray of shape (n_quantiles,)
+        Its levels.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_quantiles)
+        A new matrix with non-decreasing rows.
+    """
+    result = y_quantiles.copy()
+    median = find_level(quantiles, 0.5)
+    first_upper = int(np.searchsorted(quantiles, 0.5)) if median is None else median
+    if median is None and 0 < first_upper < quantiles.size:
+        result[:, first_upper - 1 : first_upper + 1].sort(axis=1)
+    # Cumulative extremes from the middle outwards; the median, if any, starts both.
+    n_lower = first_upper if median is None else median + 1
+    lower, upper = result[:, :n_lower][:, ::-1], result[:, first_upper:]
+    np.minimum.accumulate(lower, axis=1, out=lower)
+    np.maximum.accumulate(upper, axis=1, out=upper)
+    return result

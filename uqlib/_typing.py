@@ -1,0 +1,55 @@
+"""Array aliases and the protocols by which the families meet."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "ArrayLike",
+    "BoolArray",
+    "FloatArray",
+    "IntervalPredictor",
+    "NonconformityScore",
+    "QuantileLevels",
+    "QuantilePredictor",
+    "Scorer",
+]
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.floating[Any]]
+QuantileLevels = Sequence[float] | FloatArray
+Scorer = Callable[..., float]
+
+
+@runtime_checkable
+class QuantilePredictor(Protocol):
+    """Anything that gives a quantile matrix of shape (n_samples, n_quantiles)."""
+
+    def predict_quantiles(self, X: Any) -> FloatArray:
+        """Return the quantile matrix."""
+
+
+@runtime_checkable
+class IntervalPredictor(Protocol):
+    """Anything that gives intervals of shape (n_samples, 2): lower, upper."""
+
+    def predict_interval(self, X: Any) -> FloatArray:
+        """Return the intervals."""
+
+
+@runtime_checkable
+class NonconformityScore(Protocol):
+    """A nonconformity score and its exact inverse.
+
+    For every threshold t: ``score(y, y_pred) <= t`` exactly when
+    ``lower <= y <= upper`` with ``lower, upper = inverse(y_pred, t).T``.
+    Larger is stranger.
+    """
+
+    def score(self, y: FloatArray, y_pred: FloatArray) -> FloatArray:
+        """Return the scores, shape (n_samples,)."""
+
+    def inverse(self, y_pred: FloatArray, threshold: float) -> FloatArray:
+        """Return the interval {y: score <= threshold}, shape (n_samples, 2)."""

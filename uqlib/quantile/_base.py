@@ -1,0 +1,57 @@
+"""What all quantile regressors share: the median as the point, tags, levels."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+
+from uqlib._core.monotone import bracket, interpolate_level
+from uqlib._typing import FloatArray
+
+# The 19 levels 0.05, 0.10, ..., 0.95.
+DEFAULT_QUANTILES = tuple(round(0.05 * k, 2) for k in range(1, 20))
+
+
+class QuantileRegressorMixin(RegressorMixin):
+    """Gives `predict` to a class with `quantiles_` and `predict_quantiles`."""
+
+    def predict(self, X: Any) -> FloatArray:
+        """Predict the median.
+
+        Parameters
+        ----------
+        X : {array-like, dataframe} of shape (n_samples, n_features)
+            Rows, as the base learners take them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The quantile of level 0.5, interpolated linearly between the two levels
+            around 0.5 where it is not among them.
+
+        Raises
+        ------
+        ValueError
+            If no two levels bracket 0.5.
+        """
+        check_is_fitted(self)
+        first, last = bracket(self.quantiles_, 0.5)
+        levels = self.quantiles_[sorted({first, last})]
+        return interpolate_level(self.predict_quantiles(X, levels), levels, 0.5)
+
+
+def as_matrix(columns: list[Any]) -> FloatArray:
+    """Return predictions of one-level models as one float64 matrix.
+
+    Parameters
+    ----------
+    columns : list of array-like of shape (n_samples,)
+        One prediction a level.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_quantiles)
+        The quantile matrix.
+    """
+    return np.column_stack([np.asarray(c, dtype=np.float64).ravel() for c in columns])
