@@ -4,7 +4,14 @@ The public names of all families are here too, loaded on first use.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # editors and type checkers do not run __getattr__
+    from uqlib.conformal import *
+    from uqlib.exceptions import *
+    from uqlib.inspection import *
+    from uqlib.metrics import *
+    from uqlib.quantile import *
 
 __version__ = "0.1.0"
 

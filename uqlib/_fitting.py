@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -148,6 +149,8 @@ def _weight_arguments(
 ) -> dict[str, FloatArray]:
     if sample_weight is None:
         return {}
+    if get_config()["enable_metadata_routing"]:
+        return {"sample_weight": sample_weight}  # the model knows who asked for it
     if isinstance(estimator, Pipeline):
         # Without metadata routing a pipeline takes the weights of one named step.
         name, step = estimator.steps[-1]

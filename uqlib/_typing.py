@@ -1,6 +1,6 @@
 """Array aliases and the protocols by which the families meet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,14 +12,12 @@ __all__ = [
     "FloatArray",
     "IntervalPredictor",
     "NonconformityScore",
-    "QuantileLevels",
     "QuantilePredictor",
     "Scorer",
 ]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.floating[Any]]
-QuantileLevels = Sequence[float] | FloatArray
 Scorer = Callable[..., float]
 
 

@@ -113,8 +113,8 @@ class BaseSplitCalibrator(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         X : {array-like, dataframe} of shape (n_samples, n_features)
             Rows, as the estimator takes them.
         confidence_level : float, default=None
-            Coverage asked for, strictly between 0 and 1; None takes the parameter of
-            that name.
+            Coverage asked for, strictly between 0 and 1; None takes that of the last
+            calibration.
 
         Returns
         -------

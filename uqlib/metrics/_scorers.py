@@ -16,6 +16,7 @@ from uqlib._predictions import (
     predict_interval,
     predict_quantiles,
 )
+from uqlib._typing import Scorer
 from uqlib.metrics._interval import coverage_score, interval_score, mean_interval_width
 from uqlib.metrics._quantile import (
     crps_from_quantiles,
@@ -77,7 +78,7 @@ def _interval_scorer(
     return _IntervalScorer(metric, sign, confidence_level)
 
 
-def coverage_scorer(confidence_level: Any = None) -> Callable[..., float]:
+def coverage_scorer(confidence_level: Any = None) -> Scorer:
     r"""Make a scorer that reports coverage.
 
     .. math:: \mathrm{score} = \frac{1}{n} \#\{i : l_i \le y_i \le u_i\} .
@@ -111,7 +112,7 @@ def coverage_scorer(confidence_level: Any = None) -> Callable[..., float]:
     return _interval_scorer(coverage_score, 1, confidence_level)
 
 
-def neg_crps_scorer(quantiles: Any = None) -> Callable[..., float]:
+def neg_crps_scorer(quantiles: Any = None) -> Scorer:
     r"""Make a scorer of the continuous ranked probability score.
 
     .. math:: \mathrm{score} = -\mathrm{CRPS} .
@@ -144,7 +145,7 @@ def neg_crps_scorer(quantiles: Any = None) -> Callable[..., float]:
     return _quantile_scorer(crps_from_quantiles, quantiles)
 
 
-def neg_interval_score_scorer(confidence_level: Any = None) -> Callable[..., float]:
+def neg_interval_score_scorer(confidence_level: Any = None) -> Scorer:
     r"""Make a scorer of the interval score.
 
     .. math:: \mathrm{score} = -\mathrm{IS}_\alpha .
@@ -177,7 +178,7 @@ def neg_interval_score_scorer(confidence_level: Any = None) -> Callable[..., flo
     return _interval_scorer(interval_score, -1, confidence_level)
 
 
-def neg_interval_width_scorer(confidence_level: Any = None) -> Callable[..., float]:
+def neg_interval_width_scorer(confidence_level: Any = None) -> Scorer:
     r"""Make a scorer of the mean interval width.
 
     .. math:: \mathrm{score} = -\frac{1}{n} \sum_i (u_i - l_i) .
@@ -211,7 +212,7 @@ def neg_interval_width_scorer(confidence_level: Any = None) -> Callable[..., flo
     return _interval_scorer(mean_interval_width, -1, confidence_level)
 
 
-def neg_pinball_scorer(quantiles: Any = None) -> Callable[..., float]:
+def neg_pinball_scorer(quantiles: Any = None) -> Scorer:
     r"""Make a scorer of the mean pinball loss.
 
     .. math:: \mathrm{score} = -\frac{1}{n m} \sum_{i,k} \psi_{\tau_k}(y_i - q_{ik}) .
@@ -246,7 +247,7 @@ def neg_pinball_scorer(quantiles: Any = None) -> Callable[..., float]:
 
 def neg_quantile_calibration_error_scorer(
     quantiles: Any = None,
-) -> Callable[..., float]:
+) -> Scorer:
     r"""Make a scorer of the calibration error of the levels.
 
     .. math:: \mathrm{score} = -\frac{1}{m} \sum_k
@@ -281,7 +282,7 @@ def neg_quantile_calibration_error_scorer(
     return _quantile_scorer(quantile_calibration_error, quantiles)
 
 
-def neg_weighted_interval_score_scorer(quantiles: Any = None) -> Callable[..., float]:
+def neg_weighted_interval_score_scorer(quantiles: Any = None) -> Scorer:
     r"""Make a scorer of the weighted interval score.
 
     .. math:: \mathrm{score} = -\mathrm{WIS} .
