@@ -20,9 +20,8 @@ from uqlib import (
     SplitConformalRegressor,
     neg_pinball_scorer,
 )
+from uqlib._core.levels import level_names, levels_from_names
 from uqlib._predictions import (
-    level_names,
-    levels_from_names,
     own_confidence_level,
     predict_interval,
     predict_point,

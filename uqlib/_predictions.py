@@ -25,7 +25,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
-from uqlib._core.checks import central_pair, check_quantiles, find_level
+from uqlib._core.levels import central_pair, check_quantiles, level_indices
 from uqlib._core.monotone import interpolate_level
 from uqlib._core.scores import outward_interval
 from uqlib._typing import FloatArray
@@ -245,70 +245,6 @@ def gives_intervals(estimator: Any) -> bool:
     """
     inner, _ = _innermost(estimator, None, "predict_interval")
     return hasattr(inner, "predict_interval")
-
-
-def level_indices(levels: FloatArray, asked: FloatArray) -> list[int]:
-    """Return the columns of the levels asked for, or say which there are.
-
-    Parameters
-    ----------
-    levels : ndarray of shape (n_quantiles,)
-        The levels of a model.
-    asked : ndarray
-        The levels sought.
-
-    Returns
-    -------
-    list of int
-        Their positions.
-    """
-    found = [find_level(levels, level) for level in asked]
-    missing = [
-        f"{level:.12g}" for level, i in zip(asked, found, strict=True) if i is None
-    ]
-    if missing:
-        raise ValueError(
-            f"The model has no quantile level {', '.join(missing)}. It has "
-            f"{[float(f'{level:.12g}') for level in levels]}: add the missing levels "
-            "to its quantiles and fit it again."
-        )
-    return [i for i in found if i is not None]
-
-
-def level_names(quantiles: FloatArray) -> list[str]:
-    """Return the column names of levels: q0.05, q0.5, ...
-
-    Parameters
-    ----------
-    quantiles : ndarray of shape (n_quantiles,)
-        The levels.
-
-    Returns
-    -------
-    list of str
-        One name a level.
-    """
-    return [f"q{level:.9g}" for level in quantiles]
-
-
-def levels_from_names(names: Iterable[Any]) -> FloatArray | None:
-    """Return the levels that column names stand for, or None.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Column names.
-
-    Returns
-    -------
-    ndarray of shape (n_quantiles,) or None
-        None if a name is not a level or the levels do not increase.
-    """
-    try:
-        levels = [float(str(name).removeprefix("q")) for name in names]
-        return check_quantiles(levels) if all(str(n)[0] == "q" for n in names) else None
-    except ValueError:
-        return None
 
 
 def _quantile_matrix(

@@ -204,6 +204,24 @@ def test_a_score_of_ones_own():
     np.testing.assert_array_equal(model.predict_interval(X), expected)
 
 
+class BrokenScore(RelativeScore):
+    """0 / 0 for a prediction of 0, and as many scores as one likes."""
+
+    def __init__(self, n_scores=None):
+        self.n_scores = n_scores
+
+    def score(self, y, y_pred):
+        """Return NaN, or too few scores."""
+        return np.full(len(y), np.nan) if self.n_scores is None else [1] * self.n_scores
+
+
+def test_scores_that_cannot_calibrate():
+    with pytest.raises(ValueError, match="nonconformity scores contains NaN"):
+        calibrated(Y, nonconformity=BrokenScore())
+    with pytest.raises(ValueError, match="nonconformity scores has 3 rows but y has"):
+        calibrated(Y, nonconformity=BrokenScore(3))
+
+
 @pytest.mark.parametrize("nonconformity", ["gamma", None, RelativeScore, 3])
 def test_unknown_scores(nonconformity):
     with pytest.raises(ValueError, match=re.escape(f"nonconformity={nonconformity!r}")):

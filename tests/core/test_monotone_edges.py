@@ -14,7 +14,7 @@ from tests.core._rows import (
     random_rows,
     using,
 )
-from uqlib._core.checks import check_quantiles
+from uqlib._core.levels import check_quantiles
 from uqlib._core.monotone import bracket, check_level_weight, interpolate_level
 from uqlib.quantile import crossing_rate, isotonic_quantiles, sort_quantiles
 

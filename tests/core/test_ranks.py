@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from uqlib._core.checks import central_pair, check_confidence_level, exact_level
+from uqlib._core.levels import central_pair, check_confidence_level, exact_level
 from uqlib._core.ranks import (
     lower_rank_from_fraction,
     order_statistic,

@@ -1,104 +1,10 @@
 """Checks of plain arrays and levels, shared by the whole mathematical core."""
 
-from fractions import Fraction
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from uqlib._typing import ArrayLike, FloatArray
-
-# Two levels closer than this are one level: floats that were computed in two
-# ways (0.95 and 1 - 0.05) must meet, and no calibration set resolves less.
-LEVEL_TOLERANCE = 1e-9
-_MAX_DENOMINATOR = 10**9
-
-
-def exact_level(level: Any) -> Fraction:
-    """Return the rational number that was meant by a floating-point level.
-
-    The nearest fraction with a denominator of at most 10^9 is the intended
-    one for literals (0.9) and for levels that were computed (0.55 - 0.45).
-
-    Parameters
-    ----------
-    level : float
-        Any real number.
-
-    Returns
-    -------
-    Fraction
-        The level without its rounding error.
-    """
-    if isinstance(level, np.floating) and not isinstance(level, float):
-        exact = Fraction(str(level))  # the shortest decimal that a float32 stands for
-    else:
-        exact = Fraction(level)
-    rounded = exact.limit_denominator(_MAX_DENOMINATOR)
-    # A level within half of 10^-9 of 0 or 1 is taken as it stands: it is neither.
-    return rounded if 0 < rounded < 1 else exact
-
-
-def check_confidence_level(confidence_level: Any) -> Fraction:
-    """Return the confidence level as an exact fraction, or say what is wrong.
-
-    Parameters
-    ----------
-    confidence_level : float
-        Must be a real number strictly between 0 and 1.
-
-    Returns
-    -------
-    Fraction
-        The exact level.
-    """
-    if isinstance(confidence_level, bool) or not isinstance(confidence_level, Real):
-        raise TypeError(
-            "confidence_level must be a real number strictly between 0 and 1, got "
-            f"{confidence_level!r} of type {type(confidence_level).__name__}."
-        )
-    if not 0 < float(confidence_level) < 1:
-        raise ValueError(
-            "confidence_level must lie strictly between 0 and 1, got "
-            f"{confidence_level!r}. Pass 0.9 for a coverage of 90 %."
-        )
-    return exact_level(confidence_level)
-
-
-def check_quantiles(quantiles: Any) -> FloatArray:
-    """Return quantile levels as a float64 array, or say what is wrong.
-
-    Parameters
-    ----------
-    quantiles : array-like of shape (n_quantiles,)
-        Must be strictly increasing, strictly between 0 and 1.
-
-    Returns
-    -------
-    ndarray of shape (n_quantiles,)
-        The levels.
-    """
-    try:
-        levels = np.array(quantiles, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"quantiles must be numbers strictly between 0 and 1, got {quantiles!r}."
-        ) from error
-    if levels.ndim != 1 or levels.size == 0:
-        raise ValueError(
-            "quantiles must be a non-empty 1-D sequence of levels, got an array of "
-            f"shape {levels.shape}. Pass for example quantiles=[0.05, 0.5, 0.95]."
-        )
-    if not np.all((levels > 0) & (levels < 1)):
-        raise ValueError(
-            f"quantiles must lie strictly between 0 and 1, got {levels.tolist()}."
-        )
-    if not np.all(np.diff(levels) > LEVEL_TOLERANCE):
-        raise ValueError(
-            f"quantiles must be strictly increasing, got {levels.tolist()}. "
-            "Pass them sorted and without repetition."
-        )
-    return levels
 
 
 def check_quantile_matrix(
@@ -262,58 +168,6 @@ def check_rows(n_expected: int, n_received: int, name: str, reference: str) -> N
         )
     if n_expected == 0:
         raise ValueError(f"{reference} is empty: at least one row is needed.")
-
-
-def find_level(quantiles: FloatArray, level: float) -> int | None:
-    """Return the index of a level among others, or None.
-
-    Parameters
-    ----------
-    quantiles : ndarray of shape (n_quantiles,)
-        Increasing levels.
-    level : float
-        The one sought, up to `LEVEL_TOLERANCE`.
-
-    Returns
-    -------
-    int or None
-        Its position.
-    """
-    nearest = int(np.argmin(np.abs(quantiles - level)))
-    return nearest if abs(quantiles[nearest] - level) <= LEVEL_TOLERANCE else None
-
-
-def is_symmetric(quantiles: FloatArray) -> bool:
-    """Return whether 1 - tau is a level for every level tau.
-
-    Parameters
-    ----------
-    quantiles : ndarray of shape (n_quantiles,)
-        Increasing levels.
-
-    Returns
-    -------
-    bool
-        True if the levels form central intervals, with or without the median.
-    """
-    return all(find_level(quantiles, 1 - tau) is not None for tau in quantiles)
-
-
-def central_pair(confidence_level: Any) -> tuple[float, float]:
-    r"""Return the levels :math:`\alpha / 2` and :math:`1 - \alpha / 2`.
-
-    Parameters
-    ----------
-    confidence_level : float
-        :math:`1 - \alpha`, strictly between 0 and 1.
-
-    Returns
-    -------
-    lower, upper : float
-        The pair of levels, rounded once from exact fractions.
-    """
-    half = (1 - check_confidence_level(confidence_level)) / 2
-    return float(half), float(1 - half)
 
 
 def as_1d(values: ArrayLike, name: str) -> FloatArray:

@@ -16,14 +16,13 @@ import numpy as np
 
 from uqlib._core.checks import (
     as_quantile_matrix,
-    check_confidence_level,
     check_no_nan,
-    check_quantiles,
     check_rows,
     check_sample_weight,
     check_target,
 )
 from uqlib._core.kernels import row_kernels
+from uqlib._core.levels import check_confidence_level, check_quantiles
 from uqlib._typing import ArrayLike, BoolArray, FloatArray
 
 

@@ -18,13 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from uqlib._core.checks import (
-    as_quantile_matrix,
-    check_no_nan,
-    check_quantile_matrix,
-    find_level,
-)
+from uqlib._core.checks import as_quantile_matrix, check_no_nan, check_quantile_matrix
 from uqlib._core.kernels import row_kernels
+from uqlib._core.levels import find_level
 from uqlib._typing import ArrayLike, BoolArray, FloatArray
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from uqlib._core.checks import as_1d, check_confidence_level
+from uqlib._core.checks import as_1d
+from uqlib._core.levels import check_confidence_level
 from uqlib._typing import ArrayLike, FloatArray
 from uqlib.exceptions import InfiniteIntervalWarning, warn_user
 

@@ -6,7 +6,7 @@ lower <= y <= upper, where (lower, upper) = inverse(y_pred, t).
 
 import numpy as np
 
-from uqlib._core.checks import find_level
+from uqlib._core.levels import find_level
 from uqlib._typing import FloatArray, NonconformityScore
 
 

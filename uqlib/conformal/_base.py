@@ -8,7 +8,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from uqlib._core.checks import check_confidence_level, check_sample_weight
+from uqlib._core.checks import check_sample_weight
+from uqlib._core.levels import check_confidence_level
 from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray

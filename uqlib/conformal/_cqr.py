@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from uqlib._core.checks import check_confidence_level
+from uqlib._core.levels import check_confidence_level, level_indices
 from uqlib._core.ranks import threshold_at
 from uqlib._core.scores import outward_interval, quantile_pair_scores
-from uqlib._predictions import level_indices, predict_quantiles
+from uqlib._predictions import predict_quantiles
 from uqlib._typing import FloatArray
 from uqlib.conformal._base import BaseSplitCalibrator
 

@@ -6,7 +6,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from uqlib._core.checks import check_quantiles, exact_level, is_symmetric
+from uqlib._core.levels import (
+    check_quantiles,
+    exact_level,
+    is_symmetric,
+    level_names,
+    levels_from_names,
+)
 from uqlib._core.ranks import (
     lower_rank_from_fraction,
     order_statistic,
@@ -14,7 +20,6 @@ from uqlib._core.ranks import (
     warn_infinite,
 )
 from uqlib._core.scores import add_outward, outward_envelope, quantile_pair_scores
-from uqlib._predictions import level_names, levels_from_names
 from uqlib._typing import FloatArray
 from uqlib._validation import check_quantile_input, check_X_y
 
@@ -25,8 +30,10 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
     With the signed scores :math:`s_i = y_i - q_\tau(x_i)` of n calibration rows,
 
     .. math:: \tilde q_\tau(x) = q_\tau(x) + s_{(r)}, \qquad
-              r = \lceil (n + 1) \tau \rceil \ (\tau > 1/2), \quad
-              r = \lfloor (n + 1) \tau \rfloor \ (\tau < 1/2),
+              r = \begin{cases}
+              \lceil (n + 1) \tau \rceil, & \tau > 1/2, \\
+              \lfloor (n + 1) \tau \rfloor, & \tau < 1/2,
+              \end{cases}
 
     where rank 0 stands for :math:`-\infty` and rank n + 1 for :math:`+\infty`. The
     median is moved by the median of its scores. Crossing is then repaired by the

@@ -3,6 +3,9 @@
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
+from uqlib._core.checks import as_1d, check_rows
 from uqlib._core.ranks import threshold_at
 from uqlib._core.scores import NONCONFORMITY_SCORES
 from uqlib._predictions import predict_point
@@ -120,14 +123,17 @@ class SplitConformalRegressor(BaseSplitCalibrator):
     def _set_calibration(self, X: Any, y: FloatArray) -> None:
         self.nonconformity_ = _resolve_score(self.nonconformity)
         y_pred = predict_point(self.estimator_, X)
-        scores = self.nonconformity_.score(y, y_pred)
-        self.scores_ = check_finite_predictions(scores, self.nonconformity_)
+        scores = as_1d(self.nonconformity_.score(y, y_pred), "nonconformity scores")
+        check_rows(y.size, scores.size, "nonconformity scores", "y")
+        self.scores_ = scores
 
     def _threshold(self, level: Fraction) -> float:
         return threshold_at(self.scores_, level)
 
     def _interval(self, X: Any, level: Fraction, threshold: float) -> FloatArray:
-        return self.nonconformity_.inverse(predict_point(self.estimator_, X), threshold)
+        y_pred = predict_point(self.estimator_, X)
+        interval = np.asarray(self.nonconformity_.inverse(y_pred, threshold))
+        return check_finite_predictions(interval, self.nonconformity_)
 
 
 def _resolve_score(nonconformity: Any) -> Any:

@@ -5,12 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from uqlib._core.checks import (
-    check_quantile_matrix,
-    check_quantiles,
-    check_rows,
-    check_target,
-)
+from uqlib._core.checks import check_quantile_matrix, check_rows, check_target
+from uqlib._core.levels import check_quantiles
 from uqlib._core.losses import covered
 from uqlib._predictions import own_confidence_level
 from uqlib._typing import ArrayLike

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uqlib._core.checks import as_1d, check_confidence_level, check_rows, check_target
+from uqlib._core.checks import as_1d, check_rows, check_target
+from uqlib._core.levels import check_confidence_level
 from uqlib._predictions import own_confidence_level, predict_interval, predict_point
 from uqlib._typing import ArrayLike, FloatArray
 from uqlib.metrics import coverage_score

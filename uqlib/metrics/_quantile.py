@@ -6,12 +6,11 @@ import numpy as np
 
 from uqlib._core.checks import (
     check_quantile_matrix,
-    check_quantiles,
     check_rows,
     check_sample_weight,
     check_target,
-    is_symmetric,
 )
+from uqlib._core.levels import check_quantiles, is_symmetric
 from uqlib._core.losses import crps_level_weight, level_losses, weighted_mean
 from uqlib._typing import ArrayLike, FloatArray
 

@@ -10,12 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from uqlib._core.checks import check_confidence_level, check_quantiles
-from uqlib._predictions import (
-    own_confidence_level,
-    predict_interval,
-    predict_quantiles,
-)
+from uqlib._core.levels import check_confidence_level, check_quantiles
+from uqlib._predictions import own_confidence_level, predict_interval, predict_quantiles
 from uqlib._typing import Scorer
 from uqlib.metrics._interval import coverage_score, interval_score, mean_interval_width
 from uqlib.metrics._quantile import (

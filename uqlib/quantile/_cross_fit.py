@@ -10,8 +10,9 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
+from uqlib._core.levels import level_names
 from uqlib._fitting import clone_and_fit, warn_if_fitted
-from uqlib._predictions import level_names, predict_quantiles
+from uqlib._predictions import predict_quantiles
 from uqlib._typing import FloatArray
 from uqlib._validation import check_X, check_X_y, with_input_tags
 

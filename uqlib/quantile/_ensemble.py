@@ -11,10 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from uqlib._compat import BaseComposition
 from uqlib._core.aggregation import GLOBAL_RESOLUTIONS, aggregate, fit_weights
-from uqlib._core.checks import check_quantiles, check_sample_weight
+from uqlib._core.checks import check_sample_weight
+from uqlib._core.levels import check_quantiles, level_indices
 from uqlib._core.losses import level_losses
 from uqlib._fitting import draw_seeds, seeded_clone, warn_if_fitted
-from uqlib._predictions import level_indices, predict_quantiles
+from uqlib._predictions import predict_quantiles
 from uqlib._typing import FloatArray
 from uqlib._validation import (
     check_finite_predictions,

@@ -5,12 +5,12 @@ from typing import Any
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from uqlib._core.levels import levels_from_names
 from uqlib._core.monotone import (
     check_level_weight,
     isotonic_quantiles,
     sort_quantiles,
 )
-from uqlib._predictions import levels_from_names
 from uqlib._typing import FloatArray
 from uqlib._validation import check_quantile_input
 

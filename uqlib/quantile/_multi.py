@@ -7,9 +7,10 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
-from uqlib._core.checks import check_quantiles, check_sample_weight
+from uqlib._core.checks import check_sample_weight
+from uqlib._core.levels import check_quantiles, level_indices
 from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
-from uqlib._predictions import level_indices, predict_quantiles, quantile_parameter
+from uqlib._predictions import predict_quantiles, quantile_parameter
 from uqlib._typing import FloatArray
 from uqlib._validation import (
     check_finite_predictions,
