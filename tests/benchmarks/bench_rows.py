@@ -42,6 +42,8 @@ def sorting(n_samples: int, repeats: int) -> Iterator[Result]:
         ("90 % of rows cross, shuffled", shuffled(n_samples, 0.9), 1 / 1.1),
         ("all rows cross, neighbors swapped", swapped(n_samples, 1.0), 1 / 1.1),
         ("all rows shuffled", shuffled(n_samples, 1.0), 1 / 1.1),
+        ("10 % of wide rows cross, shuffled", shuffled(n_samples // 5, 0.1, 99), 3.0),
+        ("all wide rows shuffled", shuffled(n_samples // 5, 1.0, 99), 1 / 1.1),
     ]
     for rows, q, target in cases:
         np.testing.assert_array_equal(sort_quantiles(q), np.sort(q, axis=1))
@@ -142,10 +144,12 @@ def swapped(n_samples: int, share: float) -> np.ndarray:
     return q
 
 
-def shuffled(n_samples: int, share: float) -> np.ndarray:
+def shuffled(
+    n_samples: int, share: float, n_quantiles: int = QUANTILES.size
+) -> np.ndarray:
     """Sorted normal rows; a random `share` of them in random order."""
     rng = np.random.default_rng(0)
-    q = rng.normal(size=(n_samples, QUANTILES.size))
+    q = rng.normal(size=(n_samples, n_quantiles))
     monotone = rng.random(n_samples) >= share
     q[monotone] = np.sort(q[monotone], axis=1)
     return q
