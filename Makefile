@@ -8,7 +8,8 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 # The floors of pyproject.toml, for `make test-oldest` (Python 3.11 or 3.12).
 OLDEST := numpy==2.0.2 scipy==1.13.1 scikit-learn==1.6.1 numba==0.61.0 \
-          pandas==2.2.3 matplotlib==3.9.4
+          pandas==2.2.3 matplotlib==3.9.4 pyparsing==3.2.3 \
+          polars==1.17.1
 OLDEST_VENV ?= .venv-oldest
 
 # One resolver call, so that torch and the library agree on their dependencies.
