@@ -4,9 +4,6 @@ import importlib
 import inspect
 import os
 import pkgutil
-import re
-
-from numpydoc.docscrape import NumpyDocString
 
 import uqlib
 
@@ -86,31 +83,6 @@ def public_classes():
 autosummary_context = {
     "methods_by_class": {name: methods_of_uqlib(cls) for name, cls in public_classes()}
 }
-
-# numpydoc drops, with a warning, sections that it does not know.
-NumpyDocString.sections["Guarantee"] = ""
-_SECTION = r"^{}\n-+\n(.*?)(?=^[A-Z][A-Za-z ]+\n---|\Z)"
-_GUARANTEE = re.compile(_SECTION.format("Guarantee"), re.MULTILINE | re.DOTALL)
-_NOTES = re.compile(_SECTION.format("Notes"), re.MULTILINE | re.DOTALL)
-
-
-def show_guarantee(app, what, name, obj, options, lines):
-    """Open the notes with the section Guarantee, which has no place of its own."""
-    text = "\n".join(lines)
-    guarantee = _GUARANTEE.search(text)
-    if guarantee is None:
-        return
-    notes = _NOTES.search(text)
-    opening = f"Notes\n-----\n**Guarantee.**\n{guarantee[1].strip()}\n\n"
-    text = _NOTES.sub("", text)
-    text = _GUARANTEE.sub(lambda _: opening + (notes[1] if notes else ""), text)
-    lines[:] = text.split("\n")
-
-
-def setup(app):
-    # Before numpydoc, whose priority is 500.
-    app.connect("autodoc-process-docstring", show_guarantee, priority=400)
-
 
 # ---------------------------------------------------------------------------
 # Gallery.

@@ -9,7 +9,8 @@ beta-binomial law of split conformal prediction,
 
     covered ~ BetaBinomial(n_test, k, n_calibration + 1 - k),   k = ceil((n + 1) p),
 
-if no two scores are equal (with ties they can only be larger).
+if no two scores are equal and no ends of an interval had to be exchanged (otherwise
+they can only be larger).
 """
 
 from typing import NamedTuple

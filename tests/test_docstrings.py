@@ -5,6 +5,7 @@ import inspect
 import pytest
 from numpydoc import docscrape, validate
 
+from tests._estimators import public_estimators
 from tests._public import public_methods, public_objects
 
 # What the house does not ask for. This list only shrinks.
@@ -26,20 +27,6 @@ METHODS = {
     if inspect.isclass(cls)
     for method in public_methods(cls)
 }
-
-
-@pytest.fixture(autouse=True)
-def _guarantee_is_a_section(monkeypatch):
-    """Calibrators have a section that numpydoc does not know."""
-    sections = {}
-    for section, empty in docscrape.NumpyDocString.sections.items():
-        if section == "See Also":
-            sections["Guarantee"] = ""
-        sections[section] = empty
-    monkeypatch.setattr(docscrape.NumpyDocString, "sections", sections)
-    allowed = list(validate.ALLOWED_SECTIONS)
-    allowed.insert(allowed.index("See Also"), "Guarantee")
-    monkeypatch.setattr(validate, "ALLOWED_SECTIONS", allowed)
 
 
 def _problems(name, ignored):
@@ -80,3 +67,23 @@ def test_arrays_state_their_shape(name):
     bad = [f"{entry.name} : {entry.type}" for entry in entries]
     bad = [entry for entry in bad if "shape" not in entry]
     assert not bad, f"{name}: give the shape of {bad}"
+
+
+CALIBRATORS = [
+    name
+    for name, obj in OBJECTS.items()
+    if inspect.isclass(obj) and name.startswith("uqlib.conformal.")
+]
+
+
+@pytest.mark.parametrize("name", CALIBRATORS)
+def test_calibrators_state_their_guarantee(name):
+    notes = docscrape.NumpyDocString(inspect.getdoc(OBJECTS[name]))["Notes"]
+    assert notes[0] == ".. rubric:: Guarantee"
+    assert len(notes) > 5
+
+
+@pytest.mark.parametrize("estimator", public_estimators())
+def test_estimators_can_be_shown_in_a_notebook(estimator):
+    # scikit-learn reads the docstring for it, and warns of a section it does not know.
+    assert type(estimator).__name__ in estimator._repr_html_()

@@ -58,6 +58,7 @@ def test_a_frozen_model_is_never_cloned_or_fitted():
         (make_pipeline(StandardScaler(), Ridge()), False),
         (make_pipeline(StandardScaler(), Ridge()).fit(X, Y), True),
         (FunctionTransformer(), False),  # stateless: there is nothing to lose
+        (make_pipeline(StandardScaler(), FrozenEstimator(Ridge().fit(X, Y))), False),
     ],
 )
 def test_fitted_state_is_recognized(model, fitted):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from tests._models import normal_rows
 from uqlib import (
@@ -14,6 +16,7 @@ from uqlib import (
     CrossFitQuantiles,
     IsotonicQuantiles,
     MultiQuantileRegressor,
+    QuantileEnsembleRegressor,
     SplitConformalRegressor,
     coverage_scorer,
     crossing_rate,
@@ -63,6 +66,47 @@ def test_frames_in_and_out(df_module):
     names = ["q0.05", "q0.25", "q0.5", "q0.75", "q0.95"]
     assert df_module.column_names(result) == names
     np.testing.assert_array_equal(df_module.to_numpy(result), expected)
+
+
+def _through_quantiles(model, frame, y):
+    return model.fit(frame, y).predict_quantiles(frame)
+
+
+def _through_transform(model, frame, y):
+    return model.fit_transform(frame, y)
+
+
+def _through_intervals(model, frame, y):
+    return model.fit(frame, y).predict_interval(frame)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "use"),
+    [
+        (lambda m: CrossFitQuantiles(m, cv=3), _through_transform),
+        (
+            lambda m: ConformalizedQuantileRegressor(m, random_state=0),
+            _through_intervals,
+        ),
+        (
+            lambda m: QuantileEnsembleRegressor(
+                [("one", m)], quantiles=LEVELS, cv=3, random_state=0
+            ),
+            _through_quantiles,
+        ),
+    ],
+    ids=["cross-fitted", "conformalized", "ensemble"],
+)
+def test_strings_and_missing_values_pass_through(df_module, wrap, use):
+    kinds = [["a", "b", "c"][i % 3] for i in range(len(X))]
+    sizes = np.where(np.arange(len(X)) % 7 == 0, np.nan, X[:, 0])
+    frame = df_module.make_dataframe({"kind": kinds, "size": sizes})
+    columns = make_column_transformer(
+        (OneHotEncoder(sparse_output=False), ["kind"]), remainder="passthrough"
+    )
+    learner = make_pipeline(columns, HistGradientBoostingRegressor(max_iter=5))
+    model = wrap(MultiQuantileRegressor(learner, quantiles=LEVELS))
+    assert np.isfinite(use(model, frame, df_module.make_series(Y))).all()
 
 
 def test_levels_travel_by_name(df_module):

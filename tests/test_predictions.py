@@ -50,6 +50,9 @@ SAME_QUANTILES = {
     "search": SEARCH,
     "frozen search": FrozenEstimator(SEARCH.fit(X, Y)),
     "pipeline of a search": make_pipeline("passthrough", SEARCH),
+    "steps switched off": make_pipeline(
+        CrossFitQuantiles(linear(), cv=2), "passthrough", None
+    ),
 }
 
 
@@ -159,6 +162,20 @@ def test_levels_must_be_given_to_a_model_that_has_none():
         predict_quantiles(AnyLevel(), X)
 
 
+def test_as_many_predictions_as_rows():
+    class OneRow(ColumnQuantiles):
+        def predict_quantiles(self, X):
+            return super().predict_quantiles(X)[:1]
+
+        def predict(self, X):
+            return super().predict(X)[:1]
+
+    model = OneRow().fit(X, Y)
+    for predict in (predict_quantiles, predict_point):
+        with pytest.raises(ValueError, match="OneRow gave 1 predictions for 80 rows"):
+            predict(model, X)
+
+
 def test_points_of_any_shape():
     column = LinearRegression().fit(X, Y[:, None])
     assert predict_point(column, X).shape == (80,)
@@ -185,8 +202,12 @@ def test_level_names_round_trip():
     names = level_names(levels)
     assert names[:3] == ["q0.05", "q0.1", "q0.15"]
     np.testing.assert_allclose(levels_from_names(names), levels, atol=1e-9)
-    for names in (["a"], ["q0.5", "q0.1"], ["q2"], ["0.5"], [""], [0, 1], []):
+    for names in (["a"], ["q2"], ["0.5"], [""], [0, 1], []):
         assert levels_from_names(names) is None
+    with pytest.raises(ValueError, match="named by levels that do not increase"):
+        levels_from_names(["q0.5", "q0.1"])
+    near_one = level_names(np.array([0.5, 1 - 1e-12]))
+    assert levels_from_names(near_one)[1] == 1 - 1e-12
 
 
 def test_sorting_and_projection_are_steps_like_any_other():

@@ -45,6 +45,8 @@ def is_fitted(estimator: Any) -> bool:
     bool
         False for unfitted and for stateless estimators.
     """
+    if isinstance(estimator, Pipeline) and is_frozen(estimator.steps[-1][1]):
+        return False  # its last step stays as it is, whatever becomes of the others
     try:
         check_is_fitted(estimator)
         return bool(get_tags(estimator).requires_fit)
@@ -65,8 +67,9 @@ def warn_if_fitted(estimator: Any, owner: Any) -> None:
     if not is_frozen(estimator) and is_fitted(estimator):
         warn_user(
             f"{type(owner).__name__} clones {type(estimator).__name__} and fits the "
-            "clone: the state that it has been fitted to is not used. Wrap it in "
-            "sklearn.frozen.FrozenEstimator to use it as it stands.",
+            "clone: the state that it has been fitted to is not used. To use it as it "
+            "stands, wrap it in sklearn.frozen.FrozenEstimator and pass only rows that "
+            "it was not trained on.",
             AlreadyFittedWarning,
         )
 

@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import _num_samples
 
+from uqlib._compat import BaseSearchCV
 from uqlib._core.levels import central_pair, check_quantiles, level_indices
 from uqlib._core.monotone import interpolate_level
 from uqlib._core.scores import outward_interval
@@ -60,6 +62,7 @@ _SINGLE_LEVEL = {
     "GradientBoostingRegressor": ("alpha", {"loss": "quantile"}),
     "QuantileRegressor": ("quantile", {}),
     "LGBMRegressor": ("alpha", {"objective": "quantile"}),
+    "DummyRegressor": ("quantile", {"strategy": "quantile"}),
 }
 _MANY_LEVEL = {"XGBRegressor": ("quantile_alpha", {"objective": "reg:quantileerror"})}
 
@@ -92,24 +95,23 @@ def quantile_parameter(estimator: Any, name: str = "auto") -> QuantileParameter:
                 f"quantile_param={name!r} is not a parameter of "
                 f"{type(estimator).__name__}. It has: {sorted(estimator.get_params())}."
             )
-        return QuantileParameter("single", name, {})
+        return QuantileParameter("single", name, _set_with(estimator, name))
     if isinstance(estimator, FrozenEstimator) or _is_transformer(estimator):
         return QuantileParameter("own", None, {})
     if isinstance(estimator, Pipeline):
-        step, model = estimator.steps[-1]
-        kind, inner, fixed = quantile_parameter(model)
-        prefixed = {f"{step}__{key}": value for key, value in fixed.items()}
-        return QuantileParameter(kind, inner and f"{step}__{inner}", prefixed)
+        step, model = _real_steps(estimator)[-1]
+        return _prefixed(step, quantile_parameter(model))
+    if isinstance(estimator, BaseSearchCV):
+        return _prefixed("estimator", quantile_parameter(estimator.estimator))
     if hasattr(type(estimator), "predict_quantiles"):
         own = "quantiles" if "quantiles" in estimator.get_params() else None
         return QuantileParameter("own", own, {})
     if _predict_takes_quantiles(estimator):
         return QuantileParameter("predict", None, {})
     for kind, known in (("many", _MANY_LEVEL), ("single", _SINGLE_LEVEL)):
-        for ancestor in type(estimator).__mro__:
-            if ancestor.__name__ in known:
-                parameter, fixed = known[ancestor.__name__]
-                return QuantileParameter(kind, parameter, dict(fixed))
+        parameter, fixed = _known(estimator, known)
+        if parameter is not None:
+            return QuantileParameter(kind, parameter, fixed)
     if "quantile" in estimator.get_params():
         return QuantileParameter("single", "quantile", {})
     raise ValueError(_NO_QUANTILES.format(type(estimator).__name__))
@@ -144,6 +146,7 @@ def predict_quantiles(
             f"{type(estimator).__name__} gave {values.shape[1]} columns for "
             f"{levels.size} quantile levels {levels.tolist()}."
         )
+    _check_rows(values, X, estimator)
     check_finite_predictions(values, estimator)
     if asked is None:
         return QuantilePrediction(values, levels)
@@ -170,6 +173,7 @@ def predict_point(estimator: Any, X: Any) -> FloatArray:
         if point.ndim == 2 and point.shape[1] == 1:
             point = point.ravel()
         if point.ndim == 1:
+            _check_rows(point, X, estimator)
             return check_finite_predictions(point, estimator)
     values, levels = predict_quantiles(estimator, X)
     return interpolate_level(values, levels, 0.5)
@@ -218,10 +222,11 @@ def own_confidence_level(estimator: Any) -> float:
     Returns
     -------
     float
-        Its parameter `confidence_level`.
+        Its attribute `confidence_level_`, or else its parameter `confidence_level`.
     """
     inner, _ = _innermost(estimator, None, "predict_interval")
     level = getattr(inner, "confidence_level", None)
+    level = getattr(inner, "confidence_level_", level)  # what it was calibrated at
     if level is None:
         raise ValueError(
             f"confidence_level is needed: {type(inner).__name__} has no level of its "
@@ -274,17 +279,60 @@ def _innermost(estimator: Any, X: Any, method: str) -> tuple[Any, Any]:
             estimator = estimator.estimator
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
-        elif isinstance(estimator, Pipeline) and not _is_transformer(estimator[-1]):
-            for _, step in estimator.steps[:-1]:
-                if X is not None and step not in (None, "passthrough"):
-                    X = step.transform(X)
-            estimator = estimator[-1]
+        elif isinstance(estimator, Pipeline) and not _is_transformer(estimator):
+            *before, (_, last) = _real_steps(estimator)
+            for _, step in before:
+                X = None if X is None else step.transform(X)
+            estimator = last
         else:
             break
     return estimator, X
 
 
+def _real_steps(pipeline: Pipeline) -> list[tuple[str, Any]]:
+    """Return the steps of a pipeline that do something; the last one if none does."""
+    steps = [pair for pair in pipeline.steps if pair[1] not in (None, "passthrough")]
+    return steps or pipeline.steps[-1:]
+
+
+def _prefixed(step: str, parameter: QuantileParameter) -> QuantileParameter:
+    """Return the parameter of an inner model as its wrapper takes it."""
+    kind, name, fixed = parameter
+    prefixed = {f"{step}__{key}": value for key, value in fixed.items()}
+    return QuantileParameter(kind, name and f"{step}__{name}", prefixed)
+
+
+def _set_with(estimator: Any, name: str) -> dict[str, Any]:
+    """Return what must be set together with a named parameter of a known learner."""
+    path, _, last = name.rpartition("__")
+    owner = estimator.get_params(deep=True)[path] if path else estimator
+    for known in (_MANY_LEVEL, _SINGLE_LEVEL):
+        parameter, fixed = _known(owner, known)
+        if parameter == last:
+            return {f"{path}__{key}" if path else key: v for key, v in fixed.items()}
+    return {}
+
+
+def _known(estimator: Any, known: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the parameter of a known learner and what must be set with it."""
+    for ancestor in type(estimator).__mro__:
+        if ancestor.__name__ in known:
+            parameter, fixed = known[ancestor.__name__]
+            return parameter, dict(fixed)
+    return None, {}
+
+
+def _check_rows(values: FloatArray, X: Any, source: Any) -> None:
+    if values.shape[0] != _num_samples(X):
+        raise ValueError(
+            f"{type(source).__name__} gave {values.shape[0]} predictions for "
+            f"{_num_samples(X)} rows: it must give one for each."
+        )
+
+
 def _is_transformer(estimator: Any) -> bool:
+    if isinstance(estimator, Pipeline):
+        estimator = _real_steps(estimator)[-1][1]
     return hasattr(estimator, "transform") and not hasattr(estimator, "predict")
 
 

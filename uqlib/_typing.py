@@ -39,11 +39,10 @@ class IntervalPredictor(Protocol):
 
 @runtime_checkable
 class NonconformityScore(Protocol):
-    """A nonconformity score and its exact inverse.
+    """A nonconformity score and its inverse; larger is stranger.
 
-    For every threshold t: ``score(y, y_pred) <= t`` exactly when
-    ``lower <= y <= upper`` with ``lower, upper = inverse(y_pred, t).T``.
-    Larger is stranger.
+    For every threshold t: ``score(y, y_pred) <= t`` implies ``lower <= y <= upper``
+    with ``lower, upper = inverse(y_pred, t).T``, and in exact arithmetic the converse.
     """
 
     def score(self, y: FloatArray, y_pred: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from sklearn.utils import (
 )
 from sklearn.utils.validation import _num_samples, validate_data
 
-from uqlib._core.checks import check_quantile_matrix
+from uqlib._core.checks import check_not_a_date, check_quantile_matrix
 from uqlib._typing import FloatArray
 
 
@@ -69,6 +69,7 @@ def check_X_y(estimator: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Floa
         raise ValueError(
             f"Found array with 0 sample(s) while a minimum of 1 is required by {name}."
         )
+    check_not_a_date(y, "y")
     y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
     y = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
     check_consistent_length(X, y)

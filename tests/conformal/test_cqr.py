@@ -22,6 +22,8 @@ from uqlib import (
     SplitConformalRegressor,
     conformal_quantile,
     conformal_rank,
+    interval_score,
+    neg_interval_score_scorer,
     neg_pinball_scorer,
 )
 
@@ -93,6 +95,19 @@ def test_coverage_has_its_exact_law_even_around_a_bad_model(scale):
         coverage.append(model.predict_interval(np.zeros((1, 2)))[0, 1])
     rank = conformal_rank(n, level)
     assert kstest(coverage, beta(rank, n + 1 - rank).cdf).pvalue > 5e-7
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_tied_decimals_are_covered(symmetric):
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(999) < 0.7, 0.1, rng.integers(-50, 50, 999) / 10)
+    model = ConformalizedQuantileRegressor(
+        frozen(FlatQuantiles(scale=1 / 3), (0.2, 0.5, 0.8)),
+        confidence_level=0.6,
+        symmetric=symmetric,
+    ).fit(np.zeros((999, 2)), y)
+    interval = model.predict_interval(np.zeros((999, 2)))
+    assert np.mean((interval[:, 0] <= y) & (y <= interval[:, 1])) >= 0.6
 
 
 def test_asymmetric_ends_have_their_own_laws():
@@ -192,6 +207,25 @@ def test_any_source_of_quantiles_can_be_calibrated():
         interval = model.predict_interval(X)
         assert np.isfinite(interval).all(), name
         assert model.predict(X).shape == (200,), name
+
+
+def test_the_calibration_is_a_copy():
+    y = Y.copy()
+    model = ConformalizedQuantileRegressor(frozen(ColumnQuantiles())).fit(X, y)
+    before = model.predict_interval(X, confidence_level=0.9)
+    y *= 100
+    np.testing.assert_array_equal(model.predict_interval(X, 0.9), before)
+
+
+def test_parameters_set_after_the_fit_wait_for_the_next():
+    model = ConformalizedQuantileRegressor(linear(), random_state=0).fit(X, Y)
+    before = model.predict_interval(X)
+    score = neg_interval_score_scorer()(model, X, Y)
+    model.set_params(symmetric=False, confidence_level=0.5)
+    np.testing.assert_array_equal(model.predict_interval(X), before)
+    np.testing.assert_array_equal(model.predict_interval(X, 0.9), before)
+    assert neg_interval_score_scorer()(model, X, Y) == score
+    assert score == -interval_score(Y, before, 0.9)
 
 
 def test_calibrate_and_other_levels_agree_with_a_new_fit():

@@ -49,7 +49,31 @@ def test_each_pair_gets_its_own_rank(n):
 def test_without_crossing_the_rows_are_shifted():
     step = ConformalQuantiles(quantiles=LEVELS).fit(Q, Y)
     wide = np.array([[-100.0, -50.0, 0.0, 50.0, 100.0]])
-    np.testing.assert_array_equal(step.transform(wide), wide + step.threshold_)
+    result = step.transform(wide)
+    np.testing.assert_allclose(result, wide + step.threshold_, rtol=1e-14)
+    # Rounded outwards, never inwards.
+    assert (result[:, :2] <= (wide + step.threshold_)[:, :2]).all()
+    assert (result[:, 3:] >= (wide + step.threshold_)[:, 3:]).all()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_tied_decimals_stay_on_the_right_side(symmetric):
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(999) < 0.7, 0.1, rng.integers(-50, 50, 999) / 10)
+    rows = np.tile([-1 / 3, 0.7 / 3], (999, 1))
+    step = ConformalQuantiles(quantiles=(0.3, 0.7), symmetric=symmetric).fit(rows, y)
+    low, high = step.transform(rows).T
+    assert np.mean((low <= y) & (y <= high)) >= 0.4
+    if not symmetric:
+        assert np.mean(y <= high) >= 0.7
+        assert np.mean(y < low) <= 0.3
+
+
+def test_a_median_between_infinities_stays():
+    rows = np.array([[-np.inf] * 3, [np.inf] * 3])
+    with pytest.warns(InfiniteIntervalWarning):
+        step = ConformalQuantiles(quantiles=(0.1, 0.5, 0.9)).fit(rows, [0.0, 0.0])
+    np.testing.assert_array_equal(step.threshold_, [-np.inf, 0.0, np.inf])
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -116,6 +140,13 @@ def test_levels_come_from_the_names(df_module):
     assert df_module.column_names(result) == names
     by_hand = ConformalQuantiles(quantiles=LEVELS).fit(Q, Y).transform(Q)
     np.testing.assert_array_equal(df_module.to_numpy(result), by_hand)
+
+
+def test_names_that_contradict_the_levels(df_module):
+    names = [f"q{level}" for level in LEVELS]
+    frame = df_module.make_dataframe(dict(zip(names, Q.T, strict=True)))
+    with pytest.raises(ValueError, match="contradicts the names of the columns"):
+        ConformalQuantiles(quantiles=(0.1, 0.25, 0.5, 0.75, 0.9)).fit(frame, Y)
 
 
 def test_levels_that_are_not_to_be_had():

@@ -10,7 +10,9 @@ import pytest
 from scipy.stats import beta, kstest
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import make_column_transformer
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import train_test_split
@@ -51,7 +53,11 @@ def test_equals_the_procedure_by_hand(size, level):
     ridge = Ridge().fit(X_train, y_train)
     threshold = conformal_quantile(np.abs(y_cal - ridge.predict(X_cal)), level)
     expected = ridge.predict(X)[:, None] + [-threshold, threshold]
-    np.testing.assert_allclose(model.predict_interval(X), expected, rtol=1e-14)
+    interval = model.predict_interval(X)
+    np.testing.assert_allclose(interval, expected, rtol=1e-12, atol=1e-14)
+    # Rounded outwards, never inwards.
+    assert (interval[:, 0] <= expected[:, 0]).all()
+    assert (interval[:, 1] >= expected[:, 1]).all()
     np.testing.assert_array_equal(model.predict(X), ridge.predict(X))
     assert model.threshold_ == threshold
     assert model.n_calibration_ == len(y_cal) == model.scores_.size
@@ -60,17 +66,20 @@ def test_equals_the_procedure_by_hand(size, level):
 @pytest.mark.parametrize("n_calibration", [9, 19, 50, 200])
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95])
 def test_coverage_has_its_exact_law(n_calibration, level):
-    # With |y| uniform on (0, 1) the coverage of a calibrated model is its threshold,
-    # whose law is Beta(k, n + 1 - k). 16 cells share an error of 1e-6.
+    # With |y| uniform on (0, 1) and the point 0, the coverage of a calibrated model is
+    # its upper end, whose law is Beta(k, n + 1 - k). 16 cells share an error of 1e-6.
     rng = np.random.default_rng(n_calibration)
     n_replications = 2000
     rank = conformal_rank(n_calibration, level)
     signs = rng.choice([-1.0, 1.0], size=(n_replications, n_calibration))
     targets = signs * rng.uniform(size=(n_replications, n_calibration))
+    row = np.zeros((1, 2))
     with warnings.catch_warnings():
         if rank > n_calibration:
             warnings.simplefilter("ignore", InfiniteIntervalWarning)
-        coverage = np.array([calibrated(y, level).threshold_ for y in targets])
+        coverage = np.array(
+            [calibrated(y, level).predict_interval(row)[0, 1] for y in targets]
+        )
     if rank > n_calibration:
         assert np.isposinf(coverage).all()
         return
@@ -135,6 +144,20 @@ def test_too_few_rows_give_infinite_intervals_and_one_warning():
         calibrated(Y[:50]).predict_interval(X, confidence_level=0.99)
 
 
+@pytest.mark.parametrize("level", [0.3, 0.6, 0.7, 0.9])
+def test_tied_decimals_are_covered(level):
+    # The mean of decimals is no decimal, and most rows tie at the threshold: were the
+    # ends not rounded outwards, all of them could fall just outside.
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(2000) < 0.7, 0.1, rng.integers(-50, 50, 2000) / 10)
+    model = SplitConformalRegressor(
+        DummyRegressor(), confidence_level=level, random_state=0
+    ).fit(np.zeros((2000, 2)), y)
+    covered = coverage_score(y, model.predict_interval(np.zeros((2000, 2))))
+    below = np.mean(np.abs(y - model.predict(np.zeros((1, 2)))) <= model.threshold_)
+    assert covered == below >= level - 0.05
+
+
 def test_ties_are_covered():
     # Every score equals 1, so the closed interval of half-width 1 covers all of them.
     y = np.tile([-1.0, 1.0], 50)
@@ -152,6 +175,33 @@ def test_calibrate_moves_the_threshold_and_nothing_else():
     scores = np.abs(y_new - ridge.predict(X_new))
     assert model.threshold_ == conformal_quantile(scores, 0.9)
     assert model.n_calibration_ == 50
+
+
+def test_a_calibration_that_fails_changes_nothing():
+    model = SplitConformalRegressor(Ridge(), random_state=0).fit(X, Y)
+    before = model.predict_interval(X)
+    model.set_params(confidence_level=0.5, nonconformity=BrokenScore())
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.calibrate(X[:20], Y[:20])
+    assert model.n_calibration_ == 50
+    np.testing.assert_array_equal(model.predict_interval(X), before)
+
+
+def test_a_fit_that_fails_changes_no_interval():
+    model = SplitConformalRegressor(Ridge(), random_state=0).fit(X, Y)
+    before = model.predict_interval(X)
+    model.set_params(nonconformity=BrokenScore())
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.fit(X, 1000 * Y)
+    np.testing.assert_array_equal(model.predict_interval(X), before)
+
+
+def test_before_any_calibration_there_is_no_interval():
+    model = SplitConformalRegressor(Ridge(), nonconformity=BrokenScore())
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        model.predict_interval(X)
 
 
 def test_a_frozen_estimator_calibrates_on_all_rows():

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.sparse import block_array, csr_array, diags_array
 
+from uqlib._core import aggregation
 from uqlib._core.aggregation import (
     GLOBAL_RESOLUTIONS,
     aggregate,
     fit_simplex_weights,
     fit_weights,
 )
+from uqlib.exceptions import UncertaintyWarning
 
 # Problems that pull the weights in different ways.
 KINDS = ["noise", "shifted", "discrete", "collinear", "levels", "weighted", "few_rows"]
@@ -118,6 +120,29 @@ def test_loss_is_that_of_the_linear_program(kind, seed):
     # The certificate bounds the excess over any feasible point, and it is tight.
     assert fit.loss - optimum <= fit.gap + 1e-11 * scale
     assert -1e-12 * scale <= fit.gap <= 1e-8 * scale
+
+
+@pytest.mark.filterwarnings("ignore::uqlib.exceptions.UncertaintyWarning")
+@pytest.mark.parametrize("seed", range(30))
+def test_models_that_are_off_by_orders_of_magnitude(seed):
+    rng = np.random.default_rng(seed)
+    Z, y, tau, cost = problem("noise", seed)
+    Z = np.column_stack([Z[:, :2], np.exp(8 * rng.normal(size=(y.size, 2)))])
+    fit = fit_simplex_weights(Z, y, tau, cost)
+    best = min(weighted_loss(w, Z, y, tau, cost) for w in np.eye(4))
+    assert fit.loss <= best * (1 + 1e-12)
+    assert fit.loss <= lp_optimum(Z, y, tau, cost) * (1 + 1e-6)
+
+
+def test_weights_that_are_not_certified_come_with_a_warning(monkeypatch):
+    Z, y, tau, cost = problem("noise", 0)
+    uniform = np.full(Z.shape[1], 1 / Z.shape[1])
+    monkeypatch.setattr(aggregation, "_interior_point", lambda *_: (uniform, 0.0))
+    with pytest.warns(UncertaintyWarning, match="optimal only up to"):
+        fit = fit_simplex_weights(Z, y, tau, cost)
+    assert fit.gap == fit.loss
+    best = min(weighted_loss(w, Z, y, tau, cost) for w in np.eye(Z.shape[1]))
+    assert fit.loss <= best * (1 + 1e-12)
 
 
 @kinds

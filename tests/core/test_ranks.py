@@ -334,7 +334,10 @@ def test_scores_with_nan(scores):
 
 @pytest.mark.parametrize("shape", [(), (3, 1), (1, 3), (2, 2, 2)])
 def test_scores_that_are_not_one_dimensional(shape):
-    message = f"scores must be 1-D, got an array of shape {shape}."
+    message = (
+        f"scores must be 1-D, got an array of shape {shape}. Flatten a column with "
+        ".ravel()."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         conformal_quantile(np.ones(shape), 0.5)
 

@@ -12,9 +12,11 @@ from uqlib._core.scores import (
     NONCONFORMITY_SCORES,
     AbsoluteScore,
     add_outward,
+    lower_end,
     outward_envelope,
     outward_interval,
     quantile_pair_scores,
+    upper_end,
 )
 from uqlib._typing import NonconformityScore
 
@@ -143,7 +145,7 @@ def test_add_outward_of_all_combinations(levels):
         matrix = np.full((2, quantiles.size), value)
         shifted = add_outward(matrix, quantiles, np.full(quantiles.size, shift))
         if value + shift == value + shift:
-            assert np.array_equal(shifted, matrix + shift)
+            np.testing.assert_allclose(shifted, matrix + shift, rtol=1e-15, atol=1e-300)
             continue
         for column, level in zip(shifted.T, levels, strict=True):
             if abs(level - 0.5) < 1e-9:
@@ -153,12 +155,39 @@ def test_add_outward_of_all_combinations(levels):
         assert np.all(matrix == value)
 
 
-def test_add_outward_is_addition_by_level():
+def test_add_outward_is_addition_rounded_away_from_the_median():
     rng = np.random.default_rng(0)
     matrix, shift = rng.normal(size=(20, 3)), rng.normal(size=3)
-    shifted = add_outward(matrix, np.array([0.1, 0.5, 0.9]), shift)
-    for k in range(3):
-        assert np.array_equal(shifted[:, k], matrix[:, k] + shift[k])
+    shifted, exact = (
+        add_outward(matrix, np.array([0.1, 0.5, 0.9]), shift),
+        matrix + shift,
+    )
+    np.testing.assert_allclose(shifted, exact, rtol=1e-13, atol=1e-15)
+    assert np.all(shifted[:, 0] < exact[:, 0])
+    assert np.array_equal(shifted[:, 1], exact[:, 1])
+    assert np.all(shifted[:, 2] > exact[:, 2])
+
+
+floats = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(y=floats, base=floats, shift=floats)
+def test_ends_lose_no_point_to_rounding(y, base, shift):
+    base, shift = np.float64(base), np.float64(shift)
+    with np.errstate(over="ignore"):
+        difference = y - base
+    for threshold in (shift, difference):
+        assert difference > threshold or y <= upper_end(base, threshold)
+        assert difference < threshold or y >= lower_end(base, threshold)
+
+
+def test_ends_lose_no_tie_of_decimals():
+    rng = np.random.default_rng(0)
+    y, base = rng.integers(-999, 999, size=(2, 100_000)) / 10
+    difference = y - base
+    assert np.all(y <= upper_end(base, difference))
+    assert np.all(y >= lower_end(base, difference))
+    assert np.mean(y <= base + difference) < 1  # which plain addition does not do
 
 
 # ------------------------------------------------------------------- envelope

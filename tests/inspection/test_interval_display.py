@@ -359,7 +359,8 @@ BAD = {
     ),
     "points shape": (
         {"y_pred": [[0.0], [1.0]]},
-        "y_pred must be 1-D, got an array of shape (2, 1).",
+        "y_pred must be 1-D, got an array of shape (2, 1). Flatten a column with "
+        ".ravel().",
     ),
     "points NaN": (
         {"y_pred": [0.0, np.nan]},

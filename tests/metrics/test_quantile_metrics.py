@@ -507,23 +507,22 @@ def test_no_rows(metric):
     )
 
 
+BETWEEN = (
+    "quantiles must lie strictly between 0 and 1, got {}. Pass 0.9 for the level of "
+    "90 %."
+)
+INCREASING = (
+    "quantiles must be strictly increasing, by more than 1e-09, got {}. Pass them "
+    "sorted and without repetition."
+)
+
+
 @metrics
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        ([0.0, 0.5], "quantiles must lie strictly between 0 and 1, got [0.0, 0.5]."),
-        ([0.5, 1.0], "quantiles must lie strictly between 0 and 1, got [0.5, 1.0]."),
-        ([0.5, np.nan], "quantiles must lie strictly between 0 and 1, got [0.5, nan]."),
-        (
-            [0.9, 0.1],
-            "quantiles must be strictly increasing, got [0.9, 0.1]. Pass them sorted "
-            "and without repetition.",
-        ),
-        (
-            [0.5, 0.5],
-            "quantiles must be strictly increasing, got [0.5, 0.5]. Pass them sorted "
-            "and without repetition.",
-        ),
+        *[(q, BETWEEN.format(q)) for q in ([0.0, 0.5], [0.5, 1.0], [0.5, np.nan])],
+        *[(q, INCREASING.format(q)) for q in ([0.9, 0.1], [0.5, 0.5])],
         (
             0.5,
             "quantiles must be a non-empty 1-D sequence of levels, got an array of "

@@ -300,7 +300,10 @@ def test_a_search_finds_the_best_interval_model():
 
 @quantile_scorers
 def test_bad_levels_are_refused_at_once(make):
-    message = "quantiles must lie strictly between 0 and 1, got [0.5, 1.0]."
+    message = (
+        "quantiles must lie strictly between 0 and 1, got [0.5, 1.0]. Pass 0.9 for the "
+        "level of 90 %."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make([0.5, 1.0])
 
@@ -331,8 +334,8 @@ def test_a_model_without_quantiles(make, model):
     if isinstance(model, DummyRegressor):
         # It has a parameter for a level, which is not set.
         message = (
-            "DummyRegressor has no quantile level. Set quantile, or wrap it in "
-            "MultiQuantileRegressor."
+            "DummyRegressor(strategy='mean') does not estimate quantiles. Set "
+            "strategy='quantile', or wrap it in MultiQuantileRegressor, which does so."
         )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()(model.fit(X, y), X, y)
@@ -343,8 +346,8 @@ def test_levels_that_the_model_does_not_have(make):
     X, y, _ = data()
     model = quantile_model().fit(X, y)
     message = (
-        "The model has no quantile level 0.25, 0.75. It has [0.1, 0.5, 0.9]: add the "
-        "missing levels to its quantiles and fit it again."
+        "The model has no quantile level 0.25, 0.75. It has [0.1, 0.5, 0.9]: ask for "
+        "these, or fit again with the missing levels."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make([0.25, 0.75])(model, X, y)

@@ -294,6 +294,21 @@ def test_a_model_with_other_levels():
         ensemble(frozen).fit(X, Y)
 
 
+@pytest.mark.parametrize("weights", ["average", "median"])
+def test_infinite_quantiles_can_be_averaged(weights):
+    class Open(ColumnQuantiles):
+        def predict_quantiles(self, X):
+            matrix = super().predict_quantiles(X)
+            matrix[:, -1] = np.inf
+            return matrix
+
+    models = (linear(), linear(), Open())
+    model = ensemble(*models, weights=weights).fit(X, Y)
+    upper = model.predict_quantiles(X)[:, -1]
+    assert np.isposinf(upper).all() == (weights == "average")
+    assert np.isposinf(model.base_losses_[2])
+
+
 def test_infinite_quantiles_cannot_be_weighted():
     class Infinite(ColumnQuantiles):
         def predict_quantiles(self, X):

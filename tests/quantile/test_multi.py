@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import QuantileRegressor, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -130,6 +132,49 @@ def test_nested_parameter_by_name():
         learner, quantiles=LEVELS, quantile_param="regressor__quantile"
     ).fit(X, Y)
     assert model.estimators_[2].regressor_.quantile == 0.9
+
+
+@pytest.mark.parametrize(
+    ("learner", "name"),
+    [
+        (HistGradientBoostingRegressor(max_iter=5), "quantile"),
+        (DummyRegressor(), "quantile"),
+        (DummyRegressor(), "auto"),
+        (
+            make_pipeline(StandardScaler(), GradientBoostingRegressor(n_estimators=5)),
+            "gradientboostingregressor__alpha",
+        ),
+        (
+            TransformedTargetRegressor(HistGradientBoostingRegressor(max_iter=5)),
+            "regressor__quantile",
+        ),
+    ],
+)
+def test_a_named_parameter_sets_the_loss_too(learner, name):
+    # Otherwise every level would be fitted to the same mean.
+    model = MultiQuantileRegressor(learner, quantiles=LEVELS, quantile_param=name)
+    share = (Y[:, None] <= model.fit(X, Y).predict_quantiles(X)).mean(axis=0)
+    np.testing.assert_allclose(share, LEVELS, atol=0.1)
+
+
+def test_a_search_over_a_learner_is_a_learner():
+    search = GridSearchCV(QuantileRegressor(), {"alpha": [0.0]}, cv=2)
+    model = MultiQuantileRegressor(search, quantiles=LEVELS).fit(X, Y)
+    np.testing.assert_array_equal(
+        model.predict_quantiles(X), linear().fit(X, Y).predict_quantiles(X)
+    )
+
+
+def test_float32_levels_are_their_decimals():
+    levels = np.array(LEVELS, dtype=np.float32)
+    np.testing.assert_array_equal(linear(quantiles=levels).fit(X, Y).quantiles_, LEVELS)
+
+
+@pytest.mark.parametrize("kind", ["datetime64[s]", "timedelta64[s]"])
+def test_dates_are_no_targets(kind):
+    y = np.arange(120).astype(kind)
+    with pytest.raises(ValueError, match="y holds dates or durations"):
+        linear().fit(X, y)
 
 
 def test_default_levels():

@@ -105,9 +105,16 @@ def test_infinity_passes_and_nan_does_not(step):
 
 
 def test_columns_that_are_no_levels_have_no_levels(df_module):
-    for names in [("a", "b", "c"), ("q0.5", "q0.1", "q0.9"), ("q1", "q2", "q3")]:
+    for names in [("a", "b", "c"), ("q1", "q2", "q3")]:
         columns = dict(zip(names, CROSSED.T, strict=True))
         assert SortQuantiles().fit(df_module.make_dataframe(columns)).quantiles_ is None
+
+
+def test_columns_out_of_order_are_refused(df_module):
+    columns = dict(zip(("q0.5", "q0.1", "q0.9"), CROSSED.T, strict=True))
+    frame = df_module.make_dataframe(columns)
+    with pytest.raises(ValueError, match="named by levels that do not increase"):
+        SortQuantiles().fit(frame)
 
 
 def test_a_pipeline_keeps_the_names_without_frames():
@@ -119,6 +126,12 @@ def test_a_pipeline_keeps_the_names_without_frames():
 def test_bad_input():
     with pytest.raises(ValueError, match="LinearRegression cannot give quantiles"):
         CrossFitQuantiles(LinearRegression()).fit(X, Y)
+    whole = [(np.arange(60), fold) for fold in np.array_split(np.arange(60), 2)]
+    with pytest.raises(ValueError, match="trains on rows of its own test fold"):
+        CrossFitQuantiles(ColumnQuantiles(), cv=whole).fit_transform(X, Y)
+    spent = CrossFitQuantiles(ColumnQuantiles(), cv=iter([]))
+    with pytest.raises(ValueError, match="exactly one test fold"):
+        spent.fit_transform(X, Y)
     with pytest.raises(ValueError, match="exactly one test fold"):
         CrossFitQuantiles(ColumnQuantiles(), cv=ShuffleSplit(2)).fit_transform(X, Y)
     with pytest.raises(ValueError, match="requires y to be passed"):

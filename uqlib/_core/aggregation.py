@@ -38,11 +38,14 @@ from typing import NamedTuple
 import numpy as np
 
 from uqlib._typing import FloatArray
+from uqlib.exceptions import UncertaintyWarning, warn_user
 
 GLOBAL_RESOLUTIONS = ("average", "median", "coarse", "medium")
 _STEP = 0.99995  # share of the way to the boundary
 _MAX_ITER = 100
-_TOLERANCE = 1e-12  # of the gap, relative to the loss of the uniform average
+_TOLERANCE = 1e-12  # of the gap, relative to the loss
+_ROUNDING = 64 * np.finfo(np.float64).eps
+_INEXACT = 1e-6  # a gap that the user should know of, relative to the best model
 
 
 class SimplexFit(NamedTuple):
@@ -152,29 +155,49 @@ def fit_simplex_weights(
     -------
     SimplexFit
         Weights (n_models,), loss, and a certified bound on the excess of the loss
-        over the optimum.
+        over the optimum. The loss is never above that of the best column.
+
+    Warns
+    -----
+    UncertaintyWarning
+        If the bound is above a millionth of the loss of the best column.
     """
     n_models = predictions.shape[1]
     kept = row_weight > 0  # f and g vanish identically in a row without weight
     predictions, y, row_weight = predictions[kept], y[kept], row_weight[kept]
     tau = np.broadcast_to(level, kept.shape)[kept]
     cost = row_weight / row_weight.sum()
-    # 1'w = 1 lets every row be centered at the mean of its models; then scale to 1.
-    center = predictions.mean(axis=1)
+    # 1'w = 1 lets every row be centered at the best single model, whose loss is the
+    # natural unit even if another model is off by many orders of magnitude.
+    losses = [_pinball(y - column, tau, cost) for column in predictions.T]
+    best = int(np.argmin(losses))
+    vertex = np.eye(n_models)[best]
+    center = predictions[:, best]
     spread, residual = predictions - center[:, None], y - center
-    uniform = np.full(n_models, 1.0 / n_models)
     scale = float(cost @ np.abs(residual))
-    loss_unit = _pinball(residual, tau, cost)
-    if n_models == 1 or scale == 0.0:
-        return SimplexFit(uniform, loss_unit, 0.0)
+    if n_models == 1:
+        return SimplexFit(vertex, losses[best], 0.0)
+    if scale <= _ROUNDING * float(cost @ np.abs(y)):  # nothing left but rounding
+        return SimplexFit(vertex, losses[best], losses[best])
     # In the last steps u / f and s / w leave the range of floats; such a step is
     # recognized by its result and not taken.
     with np.errstate(all="ignore"):
-        weights, gap = _interior_point(spread / scale, residual / scale, tau, cost)
-    weights = _drop_negligible(weights, spread, residual, tau, cost)
-    return SimplexFit(
-        weights, _pinball(residual - spread @ weights, tau, cost), gap * scale
-    )
+        inner, bound = _interior_point(spread / scale, residual / scale, tau, cost)
+    # An interior point never has exact zeros. Weights that the optimum does not use
+    # become zeros where that costs nothing, and no model alone is ever better.
+    sparse = np.where(inner < 1e-7, 0.0, inner)
+    candidates = (vertex, sparse / sparse.sum(), inner)
+    found = [_pinball(residual - spread @ w, tau, cost) for w in candidates]
+    chosen = int(np.flatnonzero(np.array(found) <= min(found) * (1 + 1e-11))[0])
+    excess = max(found[chosen] - bound * scale, 0.0)
+    if excess > _INEXACT * losses[best]:
+        warn_user(
+            "The weights of the models are optimal only up to "
+            f"{excess / losses[best]:.1g} of the best model's loss: some model is off "
+            "by many orders of magnitude. Drop it or repair its predictions.",
+            UncertaintyWarning,
+        )
+    return SimplexFit(candidates[chosen], found[chosen], excess)
 
 
 def _pinball(error: FloatArray, tau: FloatArray, cost: FloatArray) -> float:
@@ -188,27 +211,13 @@ def _lower_bound(
     return float(y @ inside - (Z.T @ inside).max())
 
 
-def _drop_negligible(
-    weights: FloatArray,
-    spread: FloatArray,
-    residual: FloatArray,
-    tau: FloatArray,
-    cost: FloatArray,
-) -> FloatArray:
-    # An interior point never has exact zeros. Weights that the optimum does not use
-    # become zeros where that costs nothing.
-    sparse = np.where(weights < 1e-7, 0.0, weights)
-    sparse /= sparse.sum()
-    loss = _pinball(residual - spread @ weights, tau, cost)
-    no_worse = _pinball(residual - spread @ sparse, tau, cost) <= loss * (1 + 1e-11)
-    return sparse if no_worse else weights
-
-
 def _interior_point(
     Z: FloatArray, y: FloatArray, tau: FloatArray, cost: FloatArray
 ) -> tuple[FloatArray, float]:
+    """Return the best weights met on the way and the best lower bound of the loss."""
     p = Z.shape[1]
-    w = np.full(p, 1.0 / p)
+    w = 1.0 / (1.0 + cost @ np.abs(Z))  # less of a model that is far from the best
+    w /= w.sum()
     a = cost * (tau - 0.5)
     correlation = Z.T @ a
     b = -correlation.max() - max(1.0, float(np.ptp(correlation)))
@@ -217,13 +226,14 @@ def _interior_point(
     s, f, g = -correlation - b, cost * tau - a, cost * (1 - tau) + a
     error = y - Z @ w
     u, v = np.maximum(error, 0.0) + 0.5, np.maximum(-error, 0.0) + 0.5
-    target = _TOLERANCE * max(_pinball(error, tau, cost), np.finfo(float).tiny)
-    best, best_gap = w, np.inf
+    best, best_loss, best_bound = w, np.inf, -np.inf
     for _ in range(_MAX_ITER):
-        gap = _pinball(y - Z @ w, tau, cost) - _lower_bound(Z, y, tau, cost, a)
-        if gap < best_gap:
-            best, best_gap = w, gap
-        if gap <= target:
+        loss = _pinball(y - Z @ w, tau, cost)
+        if loss < best_loss:
+            best, best_loss = w, loss
+        best_bound = max(best_bound, _lower_bound(Z, y, tau, cost, a))
+        # Relative to the loss, or to a ten-thousandth of the best model's.
+        if best_loss - best_bound <= _TOLERANCE * max(best_loss, 1e-4):
             break
         step = _Newton(Z, w, u, v, s, f, g)
         pairs = ((s, w), (f, u), (g, v))
@@ -244,13 +254,13 @@ def _interior_point(
         primal_length = _length((w, u, v), (dw, du, dv), _STEP)
         dual_length = _length((s, f, g), (ds, -da, da), _STEP)
         if not np.isfinite(primal_length + dual_length + dw.sum()):
-            break  # the last digits are spent; the best point so far is certified
+            break  # the last digits are spent
         w = w + primal_length * dw
         w /= w.sum()
         u, v = u + primal_length * du, v + primal_length * dv
         a = a + dual_length * da
         s, f, g = s + dual_length * ds, f - dual_length * da, g + dual_length * da
-    return best, float(best_gap)
+    return best, best_bound
 
 
 class _Newton:

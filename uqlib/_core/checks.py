@@ -105,6 +105,7 @@ def check_target(y: Any, *, name: str = "y_true") -> FloatArray:
     ndarray of shape (n_samples,)
         The target.
     """
+    check_not_a_date(y, name)
     target = np.asarray(y, dtype=np.float64)
     if target.ndim != 1:
         raise ValueError(
@@ -118,6 +119,24 @@ def check_target(y: Any, *, name: str = "y_true") -> FloatArray:
             "be finite."
         )
     return target
+
+
+def check_not_a_date(y: Any, name: str) -> None:
+    """Refuse dates and durations, whose missing value is a number to NumPy.
+
+    Parameters
+    ----------
+    y : array-like
+        The target.
+    name : str
+        How the error calls it.
+    """
+    kind = np.asarray(y).dtype.kind
+    if kind in "mM":
+        raise ValueError(
+            f"{name} holds dates or durations. Convert it to numbers in a unit of your "
+            "choice, and remove the missing ones."
+        )
 
 
 def check_sample_weight(sample_weight: Any, n_samples: int) -> FloatArray | None:
@@ -187,6 +206,9 @@ def as_1d(values: ArrayLike, name: str) -> FloatArray:
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
-        raise ValueError(f"{name} must be 1-D, got an array of shape {array.shape}.")
+        raise ValueError(
+            f"{name} must be 1-D, got an array of shape {array.shape}. Flatten a "
+            "column with .ravel()."
+        )
     check_no_nan(array, name)
     return array

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uqlib._typing import FloatArray
 
@@ -80,7 +81,7 @@ def check_quantiles(quantiles: Any) -> FloatArray:
         The levels.
     """
     try:
-        levels = np.array(quantiles, dtype=np.float64)
+        levels = _as_float64(np.array(quantiles))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"quantiles must be numbers strictly between 0 and 1, got {quantiles!r}."
@@ -92,12 +93,13 @@ def check_quantiles(quantiles: Any) -> FloatArray:
         )
     if not np.all((levels > 0) & (levels < 1)):
         raise ValueError(
-            f"quantiles must lie strictly between 0 and 1, got {levels.tolist()}."
+            f"quantiles must lie strictly between 0 and 1, got {levels.tolist()}. "
+            "Pass 0.9 for the level of 90 %."
         )
     if not np.all(np.diff(levels) > LEVEL_TOLERANCE):
         raise ValueError(
-            f"quantiles must be strictly increasing, got {levels.tolist()}. "
-            "Pass them sorted and without repetition."
+            f"quantiles must be strictly increasing, by more than {LEVEL_TOLERANCE:g}, "
+            f"got {levels.tolist()}. Pass them sorted and without repetition."
         )
     return levels
 
@@ -176,8 +178,8 @@ def level_indices(levels: FloatArray, asked: FloatArray) -> list[int]:
     if missing:
         raise ValueError(
             f"The model has no quantile level {', '.join(missing)}. It has "
-            f"{[float(f'{level:.12g}') for level in levels]}: add the missing levels "
-            "to its quantiles and fit it again."
+            f"{[float(f'{level:.12g}') for level in levels]}: ask for these, or fit "
+            "again with the missing levels."
         )
     return [i for i in found if i is not None]
 
@@ -195,7 +197,9 @@ def level_names(quantiles: FloatArray) -> list[str]:
     list of str
         One name a level.
     """
-    return [f"q{level:.9g}" for level in quantiles]
+    short = [f"{level:.9g}" for level in quantiles]
+    pairs = zip(short, quantiles, strict=True)
+    return [f"q{s}" if 0 < float(s) < 1 else f"q{float(level)!r}" for s, level in pairs]
 
 
 def levels_from_names(names: Iterable[Any]) -> FloatArray | None:
@@ -209,10 +213,32 @@ def levels_from_names(names: Iterable[Any]) -> FloatArray | None:
     Returns
     -------
     ndarray of shape (n_quantiles,) or None
-        None if a name is not a level or the levels do not increase.
+        None if there are no names or one of them is not a level.
+
+    Raises
+    ------
+    ValueError
+        If all are levels, but do not increase: the columns are out of order.
     """
+    texts = [str(name) for name in names]
     try:
-        levels = [float(str(name).removeprefix("q")) for name in names]
-        return check_quantiles(levels) if all(str(n)[0] == "q" for n in names) else None
+        levels = np.array([float(text.removeprefix("q")) for text in texts])
     except ValueError:
         return None
+    named = all(text.startswith("q") for text in texts)
+    if not texts or not named or not np.all((levels > 0) & (levels < 1)):
+        return None
+    if not np.all(np.diff(levels) > LEVEL_TOLERANCE):
+        raise ValueError(
+            f"The columns {texts} are named by levels that do not increase. Put them "
+            "in increasing order."
+        )
+    return levels
+
+
+def _as_float64(levels: NDArray[Any]) -> FloatArray:
+    if levels.dtype in (np.float16, np.float32):  # the decimals that they stand for
+        levels = np.array([str(level) for level in levels.ravel()]).reshape(
+            levels.shape
+        )
+    return levels.astype(np.float64)

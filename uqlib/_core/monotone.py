@@ -126,7 +126,8 @@ def isotonic_quantiles(
     -----
     For every target, the pinball loss summed with the same weights,
     :math:`\sum_k w_k \psi_{\tau_k}(y - q_k)`, does not grow. The weighted mean of a
-    row is kept, and the distance to any non-decreasing row does not grow.
+    row is kept, and the distance to any non-decreasing row does not grow in any
+    :math:`\ell_p` norm that is weighted by w.
 
     References
     ----------

@@ -108,9 +108,9 @@ def conformal_quantile(scores: ArrayLike, confidence_level: float) -> float:
     -----
     If the n scores and the next one are exchangeable, the next one is at most
     the threshold with probability at least p, and at most
-    :math:`p + 1 / (n + 1)` if there are no ties [1]_. Given the calibration
-    scores, the coverage of a tie-free threshold has the law
-    :math:`\mathrm{Beta}(k, n + 1 - k)`.
+    :math:`p + 1 / (n + 1)` if there are no ties [1]_. If they are independent draws
+    of one continuous law, the coverage conditional on the n scores is random with the
+    law :math:`\mathrm{Beta}(k, n + 1 - k)`.
 
     References
     ----------

@@ -1,7 +1,12 @@
-r"""Nonconformity scores, each with its exact inverse. Larger is stranger.
+r"""Nonconformity scores, each with its inverse. Larger is stranger.
 
-For every threshold t and every y: score(y, y_pred) <= t exactly when
-lower <= y <= upper, where (lower, upper) = inverse(y_pred, t).
+For every threshold t and every y: if score(y, y_pred) <= t, then lower <= y <= upper,
+where (lower, upper) = inverse(y_pred, t); in exact arithmetic the converse holds too.
+
+A score is rounded and so is an end, and with ties at the threshold (targets of one
+decimal, say) the rounding of both could put every tied target just outside. So ends
+are rounded outwards: a computed difference fl(d) <= t means d < up(t), where up is the
+next larger float, and then base + d < base + up(t) <= up(fl(base + up(t))).
 """
 
 import numpy as np
@@ -19,9 +24,9 @@ class AbsoluteScore:
 
     def inverse(self, y_pred: FloatArray, threshold: float) -> FloatArray:
         """Return [y_pred - t, y_pred + t], shape (n_samples, 2)."""
-        with np.errstate(invalid="ignore"):
-            lower, upper = y_pred - threshold, y_pred + threshold
-        return outward_interval(lower, upper)
+        return outward_interval(
+            lower_end(y_pred, -threshold), upper_end(y_pred, threshold)
+        )
 
 
 NONCONFORMITY_SCORES: dict[str, type[NonconformityScore]] = {"absolute": AbsoluteScore}
@@ -50,6 +55,39 @@ def quantile_pair_scores(
     return y_interval[:, 0] - y, y - y_interval[:, 1]
 
 
+def upper_end(base: FloatArray, shift: FloatArray | float) -> FloatArray:
+    """Return base + shift, rounded so that no y with fl(y - base) <= shift is lost.
+
+    Parameters
+    ----------
+    base, shift : ndarray or float
+        Possibly infinite.
+
+    Returns
+    -------
+    ndarray
+        At most a few units in the last place above the sum; NaN where the sum is.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _next_larger(np.asarray(base + _next_larger(np.asarray(shift))))
+
+
+def lower_end(base: FloatArray, shift: FloatArray | float) -> FloatArray:
+    """Return base + shift, rounded so that no y with fl(y - base) >= shift is lost.
+
+    Parameters
+    ----------
+    base, shift : ndarray or float
+        Possibly infinite.
+
+    Returns
+    -------
+    ndarray
+        At most a few units in the last place below the sum; NaN where the sum is.
+    """
+    return -upper_end(-base, -np.asarray(shift))
+
+
 def outward_interval(lower: FloatArray, upper: FloatArray) -> FloatArray:
     """Return the interval of two bounds; whatever is undefined goes outwards.
 
@@ -75,10 +113,11 @@ def outward_interval(lower: FloatArray, upper: FloatArray) -> FloatArray:
 def add_outward(
     y_quantiles: FloatArray, quantiles: FloatArray, shift: FloatArray
 ) -> FloatArray:
-    """Return y_quantiles + shift, undefined sums resolved away from the median.
+    """Return y_quantiles + shift, rounded and resolved away from the median.
 
-    +inf and -inf add up to -inf at a level below 1/2, to +inf at a level above, and
-    leave the median as it was.
+    Levels below 1/2 are rounded down and levels above up, as `lower_end` and
+    `upper_end` do. +inf and -inf add up to -inf at a level below 1/2, to +inf at a
+    level above, and leave the median as it was.
 
     Parameters
     ----------
@@ -94,13 +133,19 @@ def add_outward(
     ndarray of shape (n_samples, n_quantiles)
         The shifted matrix, without NaN.
     """
-    with np.errstate(invalid="ignore"):
-        shifted = y_quantiles + shift
+    median = find_level(quantiles, 0.5)
+    below = quantiles < 0.5
+    shifted = np.where(
+        below, lower_end(y_quantiles, shift), upper_end(y_quantiles, shift)
+    )
+    if median is not None:
+        with np.errstate(invalid="ignore"):
+            shifted[:, median] = y_quantiles[:, median] + shift[median]
     undefined = np.isnan(shifted)
     if undefined.any():
-        away = np.where(quantiles < 0.5, -np.inf, np.inf)
-        fallback = np.broadcast_to(away, shifted.shape).copy()
-        median = find_level(quantiles, 0.5)
+        fallback = np.broadcast_to(
+            np.where(below, -np.inf, np.inf), shifted.shape
+        ).copy()
         if median is not None:
             fallback[:, median] = y_quantiles[:, median]
         shifted[undefined] = fallback[undefined]
@@ -144,3 +189,8 @@ def outward_envelope(y_quantiles: FloatArray, quantiles: FloatArray) -> FloatArr
     np.minimum.accumulate(lower, axis=1, out=lower)
     np.maximum.accumulate(upper, axis=1, out=upper)
     return result
+
+
+def _next_larger(values: FloatArray) -> FloatArray:
+    # Infinities stay: the float after -inf is the most negative number.
+    return np.where(np.isfinite(values), np.nextafter(values, np.inf), values)

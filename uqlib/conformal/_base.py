@@ -9,7 +9,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
-from uqlib._core.levels import check_confidence_level
+from uqlib._core.levels import check_confidence_level, exact_level
 from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray
@@ -52,8 +52,7 @@ class BaseSplitCalibrator(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         check_confidence_level(self.confidence_level)
         weight = check_sample_weight(sample_weight, y.size)
         if is_frozen(self.estimator):
-            self.estimator_ = self.estimator
-            return self._calibrate(X, y)
+            return self._calibrate(self.estimator, X, y)
         warn_if_fitted(self.estimator, self)
         n_calibration = check_calibration_size(self.calibration_size, y.size)
         train, held_out = train_test_split(
@@ -61,13 +60,13 @@ class BaseSplitCalibrator(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             test_size=n_calibration,
             random_state=self.random_state,
         )
-        self.estimator_ = clone_and_fit(
+        model = clone_and_fit(
             self.estimator,
             _safe_indexing(X, train),
             y[train],
             None if weight is None else weight[train],
         )
-        return self._calibrate(_safe_indexing(X, held_out), y[held_out])
+        return self._calibrate(model, _safe_indexing(X, held_out), y[held_out])
 
     def calibrate(self, X: Any, y: Any) -> Any:
         """Calibrate anew on rows that the estimator was not trained on.
@@ -84,9 +83,9 @@ class BaseSplitCalibrator(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self : object
             The estimator is as it was; the threshold is new.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "threshold_")
         X, y = check_X_y(self, X, y, reset=False)
-        return self._calibrate(X, y)
+        return self._calibrate(self.estimator_, X, y)
 
     def predict(self, X: Any) -> FloatArray:
         """Predict the point, as the wrapped estimator does.
@@ -101,7 +100,7 @@ class BaseSplitCalibrator(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         ndarray of shape (n_samples,)
             Point predictions; the median of a model that gives quantiles alone.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "threshold_")
         return predict_point(self.estimator_, check_X(self, X, reset=False))
 
     def predict_interval(
@@ -122,21 +121,31 @@ class BaseSplitCalibrator(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         ndarray of shape (n_samples, 2)
             Lower and upper bounds, infinite where the calibration rows are too few.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "threshold_")
         X = check_X(self, X, reset=False)
         if confidence_level is None:
-            return self._interval(X, self._fitted_level, self.threshold_)
+            return self._interval(
+                X, exact_level(self.confidence_level_), self.threshold_
+            )
         level = check_confidence_level(confidence_level)
         return self._interval(X, level, self._threshold(level))
 
     def __sklearn_tags__(self) -> Any:
         return with_input_tags(super().__sklearn_tags__(), [self.estimator])
 
-    def _calibrate(self, X: Any, y: FloatArray) -> Any:
-        self._fitted_level = check_confidence_level(self.confidence_level)
-        self.n_calibration_ = int(y.size)
-        self._set_calibration(X, y)
-        self.threshold_ = self._threshold(self._fitted_level)
+    def _calibrate(self, model: Any, X: Any, y: FloatArray) -> Any:
+        before = vars(self).copy()
+        try:
+            self.estimator_ = model
+            self.confidence_level_ = float(self.confidence_level)
+            self.n_calibration_ = int(y.size)
+            self._set_calibration(X, y)
+            self.threshold_ = self._threshold(exact_level(self.confidence_level))
+        except Exception:
+            # Half a calibration would give intervals that nothing stands behind.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         return self
 
     def _set_calibration(self, X: Any, y: FloatArray) -> None:

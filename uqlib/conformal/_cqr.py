@@ -7,7 +7,12 @@ import numpy as np
 
 from uqlib._core.levels import check_confidence_level, level_indices
 from uqlib._core.ranks import threshold_at
-from uqlib._core.scores import outward_interval, quantile_pair_scores
+from uqlib._core.scores import (
+    lower_end,
+    outward_interval,
+    quantile_pair_scores,
+    upper_end,
+)
 from uqlib._predictions import predict_quantiles
 from uqlib._typing import FloatArray
 from uqlib.conformal._base import BaseSplitCalibrator
@@ -55,6 +60,8 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
         Scores of the calibration rows; one column for each end if not symmetric.
     n_calibration_ : int
         Number of calibration rows.
+    confidence_level_ : float
+        The level of the last calibration.
     threshold_ : float or ndarray of shape (2,)
         What is added outwards at the lower and upper end. Negative values shrink.
     n_features_in_ : int
@@ -75,19 +82,21 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
     AlreadyFittedWarning
         If a fitted estimator is passed without `FrozenEstimator`.
 
-    Guarantee
-    ---------
-    If the calibration rows and a new row are exchangeable and the estimator was not
-    trained on them, :math:`P(y \in C(x)) \ge p`, and at most
-    :math:`p + 1 / (n + 1)` for symmetric intervals if no two scores are equal. With
-    ``symmetric=False`` moreover :math:`P(y < C(x)) \le \alpha / 2` and
-    :math:`P(y > C(x)) \le \alpha / 2`. Ends that cross after shrinking are exchanged,
-    which only enlarges the interval.
-
     See Also
     --------
     SplitConformalRegressor : Around any regressor, with constant width.
     ConformalQuantiles : Calibrates a whole quantile matrix.
+
+    Notes
+    -----
+    .. rubric:: Guarantee
+
+    If the calibration rows and a new row are exchangeable and the estimator was not
+    trained on them, :math:`P(y \in C(x)) \ge p`, and at most
+    :math:`p + 1 / (n + 1)` for symmetric intervals if no two scores are equal and no
+    ends had to be exchanged. With ``symmetric=False`` moreover
+    :math:`P(y < C(x)) \le \alpha / 2` and :math:`P(y > C(x)) \le \alpha / 2`. Ends that
+    cross after shrinking are exchanged, which only enlarges the interval.
 
     References
     ----------
@@ -130,8 +139,9 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
         pair = _pair(check_confidence_level(self.confidence_level))
         values, self.quantiles_ = self._calibration_quantiles(X, pair)
         level_indices(self.quantiles_, pair)
-        self._calibration_y, self._calibration_values = y, values
-        self.scores_ = self._scores(pair)
+        # Copies: a frozen model may hand out its own arrays, and y is the user's.
+        self._calibration_y, self._calibration_values = y.copy(), values.copy()
+        self.scores_ = self._scores(pair, self.symmetric)
 
     def _calibration_quantiles(self, X: Any, pair: FloatArray) -> Any:
         prediction = predict_quantiles(self.estimator_, X)
@@ -142,19 +152,20 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
             return predict_quantiles(self.estimator_, X, pair)
         return prediction
 
-    def _scores(self, pair: FloatArray) -> FloatArray:
+    def _scores(self, pair: FloatArray, symmetric: bool) -> FloatArray:
         columns = level_indices(self.quantiles_, pair)
         below, above = quantile_pair_scores(
             self._calibration_y, self._calibration_values[:, columns]
         )
-        if self.symmetric:
+        if symmetric:
             return np.maximum(below, above)
         return np.column_stack([below, above])
 
     def _threshold(self, level: Fraction) -> Any:
         pair = _pair(level)
-        scores = self._scores(pair)
-        if self.symmetric:
+        symmetric = self.scores_.ndim == 1  # as it was calibrated
+        scores = self._scores(pair, symmetric)
+        if symmetric:
             return threshold_at(scores, level)
         one_sided = 1 - (1 - level) / 2
         lower, upper = scores.T
@@ -166,9 +177,10 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
     def _interval(self, X: Any, level: Fraction, threshold: Any) -> FloatArray:
         values, _ = predict_quantiles(self.estimator_, X, _pair(level))
         lower_offset, upper_offset = np.broadcast_to(threshold, 2)
-        with np.errstate(invalid="ignore"):
-            lower, upper = values[:, 0] - lower_offset, values[:, 1] + upper_offset
-        return outward_interval(lower, upper)
+        return outward_interval(
+            lower_end(values[:, 0], -lower_offset),
+            upper_end(values[:, 1], upper_offset),
+        )
 
 
 def _pair(level: Fraction) -> FloatArray:

@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from uqlib._core.levels import (
+    LEVEL_TOLERANCE,
     check_quantiles,
     exact_level,
     is_symmetric,
@@ -78,8 +79,15 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
     InfiniteIntervalWarning
         If the calibration rows are too few for the outermost level.
 
-    Guarantee
-    ---------
+    See Also
+    --------
+    ConformalizedQuantileRegressor : One interval, split for you.
+    uqlib.quantile.CrossFitQuantiles : The step before.
+
+    Notes
+    -----
+    .. rubric:: Guarantee
+
     If the rows passed to `fit` and a new row are exchangeable and the quantiles come
     from a model that was not trained on them, then for every level alone
     :math:`P(y \le \tilde q_\tau(x)) \ge \tau` if :math:`\tau > 1/2` and
@@ -91,11 +99,6 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
     After :class:`~uqlib.quantile.CrossFitQuantiles` in a pipeline, the rows come from
     out-of-fold models while predictions come from another one: no theorem holds, and
     coverage is to be measured.
-
-    See Also
-    --------
-    ConformalizedQuantileRegressor : One interval, split for you.
-    uqlib.quantile.CrossFitQuantiles : The step before.
 
     References
     ----------
@@ -153,7 +156,7 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
         ndarray or dataframe of shape (n_samples, n_quantiles)
             Non-decreasing rows, possibly infinite at the ends.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "threshold_")
         matrix = check_quantile_input(self, X, reset=False).astype(np.float64)
         shifted = add_outward(matrix, self.quantiles_, self.threshold_)
         return outward_envelope(shifted, self.quantiles_)
@@ -171,7 +174,7 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
         ndarray of shape (n_quantiles,)
             Names of dtype object.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "threshold_")
         return np.array(level_names(self.quantiles_), dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -180,11 +183,8 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
         return tags
 
     def _levels(self, n_columns: int) -> FloatArray:
-        levels = (
-            levels_from_names(getattr(self, "feature_names_in_", ()))
-            if self.quantiles is None
-            else check_quantiles(self.quantiles)
-        )
+        named = levels_from_names(getattr(self, "feature_names_in_", ()))
+        levels = named if self.quantiles is None else check_quantiles(self.quantiles)
         if levels is None:
             raise ValueError(
                 "quantiles=None, and the columns have no names like q0.05 to read the "
@@ -195,6 +195,11 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"quantiles has {levels.size} levels but X has {n_columns} columns: "
                 "pass one level for each column."
+            )
+        if named is not None and not np.allclose(named, levels, atol=LEVEL_TOLERANCE):
+            raise ValueError(
+                f"quantiles={levels.tolist()} contradicts the names of the columns, "
+                f"{list(self.feature_names_in_)}. Put both in the same order."
             )
         if self.symmetric and not is_symmetric(levels):
             raise ValueError(
@@ -226,9 +231,18 @@ def _level_thresholds(
         scores, level = y - column, exact_level(float(tau))
         upper = order_statistic(scores, rank_from_fraction(scores.size, level))
         lower = order_statistic(scores, lower_rank_from_fraction(scores.size, level))
-        middle = float(np.median(scores))
-        shifts.append(upper if level * 2 > 1 else lower if level * 2 < 1 else middle)
+        if level * 2 == 1:
+            shifts.append(_median_shift(scores))
+        else:
+            shifts.append(upper if level * 2 > 1 else lower)
     return np.array(shifts)
+
+
+def _median_shift(scores: FloatArray) -> float:
+    # Between -inf and +inf lies nothing in particular: the median then stays.
+    with np.errstate(invalid="ignore"):
+        middle = float(np.median(scores))
+    return 0.0 if np.isnan(middle) else middle
 
 
 def _pair_thresholds(

@@ -34,7 +34,7 @@ class SplitConformalRegressor(BaseSplitCalibrator):
         Coverage asked for, strictly between 0 and 1.
     nonconformity : {"absolute"} or nonconformity score, default="absolute"
         How strange a target is, larger = stranger. An object with
-        ``score(y, y_pred)`` -> (n_samples,) and its exact inverse
+        ``score(y, y_pred)`` -> (n_samples,) and its inverse
         ``inverse(y_pred, threshold)`` -> (n_samples, 2) is used as it is.
     calibration_size : float or int, default=0.25
         Share or number of rows held out for calibration. Without effect for a
@@ -52,6 +52,8 @@ class SplitConformalRegressor(BaseSplitCalibrator):
         Scores of the calibration rows.
     n_calibration_ : int
         Number of calibration rows.
+    confidence_level_ : float
+        The level of the last calibration.
     threshold_ : float
         The k-th smallest score; +inf if the rows are too few for the level.
     n_features_in_ : int
@@ -72,21 +74,23 @@ class SplitConformalRegressor(BaseSplitCalibrator):
     AlreadyFittedWarning
         If a fitted estimator is passed without `FrozenEstimator`.
 
-    Guarantee
-    ---------
+    See Also
+    --------
+    ConformalizedQuantileRegressor : Intervals whose width follows x.
+
+    Notes
+    -----
+    .. rubric:: Guarantee
+
     If the calibration rows and a new row are exchangeable and the estimator was not
     trained on them,
 
     .. math:: P(y \in C(x)) \ge p,
 
     and at most :math:`p + 1 / (n + 1)` if no two scores are equal. The probability is
-    over calibration and new rows; it says nothing conditional on x. Given the
-    calibration rows, the coverage has the law :math:`\mathrm{Beta}(k, n + 1 - k)` for
-    tie-free scores.
-
-    See Also
-    --------
-    ConformalizedQuantileRegressor : Intervals whose width follows x.
+    over calibration and new rows; it says nothing conditional on x. If the rows are
+    independent draws of one law with continuous scores, the coverage conditional on the
+    calibration rows is random with the law :math:`\mathrm{Beta}(k, n + 1 - k)`.
 
     References
     ----------

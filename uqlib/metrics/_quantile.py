@@ -174,8 +174,8 @@ def crps_from_quantiles(
 
     by the trapezoidal rule between the levels, with the integrand held constant below
     the first and above the last level. For :math:`\tau_k = (k - 1/2) / m` all
-    :math:`w_k = 1 / m`, and the value is exactly the CRPS of the distribution with
-    equal mass on the m quantiles,
+    :math:`w_k = 1 / m`, and for a row that does not cross the value is exactly the CRPS
+    of the distribution with equal mass on the m quantiles,
     :math:`\frac{1}{m} \sum_k |y - q_k| - \frac{1}{2 m^2} \sum_{k,l} |q_k - q_l|`.
 
     Parameters
@@ -205,9 +205,11 @@ def crps_from_quantiles(
 
     Notes
     -----
-    The level weights differ on most grids, and sorting can then increase the score:
-    repair crossing with :func:`~uqlib.quantile.isotonic_quantiles` and the same
-    weights.
+    The level weights are :math:`w_1 = (\tau_1 + \tau_2) / 2`,
+    :math:`w_k = (\tau_{k+1} - \tau_{k-1}) / 2` and
+    :math:`w_m = 1 - (\tau_{m-1} + \tau_m) / 2`. They differ on most grids, and sorting
+    can then increase the score: repair crossing with
+    :func:`~uqlib.quantile.isotonic_quantiles` and these weights.
 
     References
     ----------
@@ -261,7 +263,7 @@ def quantile_calibration_error(
 
     See Also
     --------
-    uqlib.inspection.CoverageDisplay : The same, drawn level by level.
+    uqlib.inspection.CoverageDisplay : Central coverage, drawn level by level.
     coverage_score : Coverage of an interval.
 
     Notes

@@ -35,7 +35,7 @@ class QuantileRegressorMixin(RegressorMixin):
         ValueError
             If no two levels bracket 0.5.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "quantiles_")
         first, last = bracket(self.quantiles_, 0.5)
         levels = self.quantiles_[sorted({first, last})]
         return interpolate_level(self.predict_quantiles(X, levels), levels, 0.5)

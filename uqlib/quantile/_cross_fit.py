@@ -33,7 +33,8 @@ class CrossFitQuantiles(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
     ----------
     estimator : estimator
         Anything that gives quantiles: a regressor with `predict_quantiles`, a
-        quantile forest, a pipeline that ends in one of them.
+        quantile forest, a pipeline that ends in one of them. A `FrozenEstimator` is
+        not fitted in the folds: it must not have been trained on these rows.
     cv : int, cross-validation splitter or iterable, default=5
         How the folds are drawn, as everywhere in scikit-learn: an int takes
         consecutive rows. Pass ``KFold(5, shuffle=True)`` if the rows are ordered.
@@ -158,7 +159,7 @@ class CrossFitQuantiles(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
         ndarray or dataframe of shape (n_samples, n_quantiles)
             Quantiles, one column a level.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "quantiles_")
         X = check_X(self, X, reset=False)
         return predict_quantiles(self.estimator_, X, self.quantiles_).values
 
@@ -175,7 +176,7 @@ class CrossFitQuantiles(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n_quantiles,)
             Names of dtype object.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "quantiles_")
         return np.array(level_names(self.quantiles_), dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -211,11 +212,18 @@ def partition(splitter: Any, X: Any, y: FloatArray) -> list[tuple[Any, Any]]:
         Arrays of row numbers.
     """
     splits = list(splitter.split(X, y))
-    tested = np.concatenate([np.asarray(test) for _, test in splits])
+    tested = np.concatenate([np.asarray(test) for _, test in splits] or [[]])
+    name = type(splitter).__name__.lstrip("_")
     if not np.array_equal(np.sort(tested), np.arange(_num_samples(X))):
         raise ValueError(
-            f"cv={splitter!r} must put every row in exactly one test fold. Use KFold "
-            "or another splitter whose test folds are a partition."
+            f"cv ({name}) must put every row in exactly one test fold. Use KFold or "
+            "another splitter whose test folds are a partition; pass a list of splits "
+            "rather than a generator, which is spent after one use."
+        )
+    if any(np.intersect1d(train, test).size for train, test in splits):
+        raise ValueError(
+            f"cv ({name}) trains on rows of its own test fold: predictions of them "
+            "would not be out of fold. Leave the test rows out of the training rows."
         )
     return splits
 

@@ -1,4 +1,4 @@
-"""Ensembles of quantile models with convex weights learnt out of fold."""
+"""Ensembles of quantile models with convex weights learned out of fold."""
 
 from numbers import Integral
 from typing import Any
@@ -50,7 +50,9 @@ class QuantileEnsembleRegressor(
     ----------
     estimators : list of (str, estimator) tuples
         Quantile regressors, or learners that
-        :class:`~uqlib.quantile.MultiQuantileRegressor` takes.
+        :class:`~uqlib.quantile.MultiQuantileRegressor` takes. A `FrozenEstimator` is
+        not fitted in the folds: it must not have been trained on these rows, or its
+        weight is that of a model that has seen the answers.
     quantiles : array-like of shape (n_quantiles,), default=(0.05, 0.10, ..., 0.95)
         Levels, strictly increasing, strictly between 0 and 1, set in every model.
     weights : {"average", "median", "coarse", "medium"} or object, default="medium"
@@ -111,7 +113,7 @@ class QuantileEnsembleRegressor(
 
     Notes
     -----
-    Weights are learnt from models fitted on fewer rows than those that predict. A
+    Weights are learned from models fitted on fewer rows than those that predict. A
     model that memorizes its training rows gets no weight for it. No coverage is
     guaranteed: wrap the ensemble in a conformal calibrator.
 
@@ -191,7 +193,9 @@ class QuantileEnsembleRegressor(
             **dict(zip(self._names(), self.estimators_, strict=True))
         )
         self.quantiles_ = levels
-        self.oof_quantiles_ = _finite(fitted.out_of_fold, self._names())
+        self.oof_quantiles_ = fitted.out_of_fold
+        if self.weights not in ("average", "median"):
+            _check_finite(self.oof_quantiles_, self._names())
         self.base_losses_ = np.array(
             [
                 level_losses(y, self.oof_quantiles_[:, j], levels, weight).mean()
@@ -222,7 +226,7 @@ class QuantileEnsembleRegressor(
         ValueError
             If a level asked for was not fitted.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "quantiles_")
         X = check_X(self, X, reset=False)
         asked = self.quantiles_ if quantiles is None else check_quantiles(quantiles)
         columns = level_indices(self.quantiles_, asked)
@@ -345,12 +349,11 @@ class QuantileEnsembleRegressor(
         return np.stack(models, axis=1)
 
 
-def _finite(out_of_fold: FloatArray, names: list[str]) -> FloatArray:
+def _check_finite(out_of_fold: FloatArray, names: list[str]) -> None:
     finite = np.isfinite(out_of_fold).all(axis=(0, 2))
     if not finite.all():
         bad = [name for name, good in zip(names, finite, strict=True) if not good]
         raise ValueError(
             f"estimators {bad} gave infinite out-of-fold quantiles, on which no weight "
-            "can be learnt. Drop them or calibrate after the aggregation."
+            "can be learned. Drop them, or take weights='median'."
         )
-    return out_of_fold

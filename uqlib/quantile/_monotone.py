@@ -19,7 +19,7 @@ class _MonotoneTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     """Columns in, the same columns out; the levels are read from names like q0.05."""
 
     def fit(self, X: Any, y: Any = None) -> "_MonotoneTransformer":
-        """Record the columns; nothing is learnt.
+        """Record the columns; nothing is learned.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class IsotonicQuantiles(_MonotoneTransformer):
         self.level_weight = level_weight
 
     def fit(self, X: Any, y: Any = None) -> "IsotonicQuantiles":
-        """Record the columns and check the weights; nothing is learnt.
+        """Record the columns and check the weights; nothing is learned.
 
         Parameters
         ----------

@@ -167,7 +167,7 @@ class MultiQuantileRegressor(MetaEstimatorMixin, QuantileRegressorMixin, BaseEst
         ValueError
             If a level asked for was not fitted.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "quantiles_")
         X = check_X(self, X, reset=False)
         levels = self.quantiles_ if quantiles is None else check_quantiles(quantiles)
         if not self._one_model_a_level:
