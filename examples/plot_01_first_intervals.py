@@ -113,9 +113,9 @@ print(table.round(3).to_string())
 
 # %%
 # The raw intervals cover 87 % where they claim 90 %. That is one standard error, so
-# these 142 rows do not prove them wrong; but nothing stands behind the claim. Behind the
-# conformalized intervals, which are wider, stands a theorem: on average over calibration
-# and test rows they cover at least 90 %.
+# these 142 rows do not prove them wrong; but nothing stands behind the claim. Behind
+# the conformalized intervals, which are wider, stands a theorem: on average over
+# calibration and test rows they cover at least 90 %.
 #
 # The figure
 # ----------
