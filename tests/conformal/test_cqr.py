@@ -1,6 +1,7 @@
 """ConformalizedQuantileRegressor: oracle, laws, special cases, edges."""
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -207,6 +208,18 @@ def test_any_source_of_quantiles_can_be_calibrated():
         interval = model.predict_interval(X)
         assert np.isfinite(interval).all(), name
         assert model.predict(X).shape == (200,), name
+
+
+@pytest.mark.parametrize("level", [np.float32(0.9), Fraction(9, 10), 1 - 0.1])
+def test_a_level_in_any_form_is_the_level_meant(level):
+    base = frozen(ColumnQuantiles())
+    expected = ConformalizedQuantileRegressor(base).fit(X, Y)
+    model = ConformalizedQuantileRegressor(base, confidence_level=level).fit(X, Y)
+    assert model.confidence_level_ == 0.9
+    for asked in (None, level):
+        np.testing.assert_array_equal(
+            model.predict_interval(X, asked), expected.predict_interval(X)
+        )
 
 
 def test_the_calibration_is_a_copy():

@@ -137,10 +137,11 @@ class BaseSplitCalibrator(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         before = vars(self).copy()
         try:
             self.estimator_ = model
-            self.confidence_level_ = float(self.confidence_level)
+            level = exact_level(self.confidence_level)
+            self.confidence_level_ = float(level)
             self.n_calibration_ = int(y.size)
             self._set_calibration(X, y)
-            self.threshold_ = self._threshold(exact_level(self.confidence_level))
+            self.threshold_ = self._threshold(level)
         except Exception:
             # Half a calibration would give intervals that nothing stands behind.
             vars(self).clear()

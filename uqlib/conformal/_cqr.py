@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from uqlib._core.levels import check_confidence_level, level_indices
+from uqlib._core.levels import central_pair, level_indices
 from uqlib._core.ranks import threshold_at
 from uqlib._core.scores import (
     lower_end,
@@ -136,7 +136,7 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
     def _set_calibration(self, X: Any, y: FloatArray) -> None:
         # All levels of the calibration rows are kept, so that predict_interval can be
         # asked for any pair that the estimator has.
-        pair = _pair(check_confidence_level(self.confidence_level))
+        pair = np.array(central_pair(self.confidence_level_))
         values, self.quantiles_ = self._calibration_quantiles(X, pair)
         level_indices(self.quantiles_, pair)
         # Copies: a frozen model may hand out its own arrays, and y is the user's.
@@ -162,7 +162,7 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
         return np.column_stack([below, above])
 
     def _threshold(self, level: Fraction) -> Any:
-        pair = _pair(level)
+        pair = np.array(central_pair(level))
         symmetric = self.scores_.ndim == 1  # as it was calibrated
         scores = self._scores(pair, symmetric)
         if symmetric:
@@ -175,14 +175,9 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
         return np.array([first, threshold_at(upper, one_sided)])
 
     def _interval(self, X: Any, level: Fraction, threshold: Any) -> FloatArray:
-        values, _ = predict_quantiles(self.estimator_, X, _pair(level))
+        values, _ = predict_quantiles(self.estimator_, X, central_pair(level))
         lower_offset, upper_offset = np.broadcast_to(threshold, 2)
         return outward_interval(
             lower_end(values[:, 0], -lower_offset),
             upper_end(values[:, 1], upper_offset),
         )
-
-
-def _pair(level: Fraction) -> FloatArray:
-    half = (1 - level) / 2
-    return np.array([float(half), float(1 - half)])
