@@ -75,7 +75,11 @@ def warn_if_fitted(estimator: Any, owner: Any) -> None:
 
 
 def clone_and_fit(
-    estimator: Any, X: Any, y: FloatArray, sample_weight: FloatArray | None = None
+    estimator: Any,
+    X: Any,
+    y: FloatArray,
+    sample_weight: FloatArray | None = None,
+    parameters: dict[str, Any] | None = None,
 ) -> Any:
     """Return a fitted clone; a frozen estimator comes back as it is.
 
@@ -87,6 +91,8 @@ def clone_and_fit(
         Training rows.
     sample_weight : ndarray of shape (n_samples,), default=None
         Weights of the training rows.
+    parameters : dict, default=None
+        Parameters that are set in the clone.
 
     Returns
     -------
@@ -95,7 +101,8 @@ def clone_and_fit(
     """
     if is_frozen(estimator):
         return estimator
-    return clone(estimator).fit(X, y, **_weight_arguments(estimator, sample_weight))
+    copy = clone(estimator).set_params(**(parameters or {}))
+    return copy.fit(X, y, **_weight_arguments(estimator, sample_weight))
 
 
 def draw_seeds(random_state: Any, size: int) -> list[int | None]:

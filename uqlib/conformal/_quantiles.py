@@ -196,7 +196,7 @@ class ConformalQuantiles(TransformerMixin, BaseEstimator):
                 f"quantiles has {levels.size} levels but X has {n_columns} columns: "
                 "pass one level for each column."
             )
-        if named is not None and not np.allclose(named, levels, atol=LEVEL_TOLERANCE):
+        if named is not None and np.abs(named - levels).max() > LEVEL_TOLERANCE:
             raise ValueError(
                 f"quantiles={levels.tolist()} contradicts the names of the columns, "
                 f"{list(self.feature_names_in_)}. Put both in the same order."
@@ -229,12 +229,11 @@ def _level_thresholds(
     shifts = []
     for column, tau in zip(matrix.T, quantiles, strict=True):
         scores, level = y - column, exact_level(float(tau))
-        upper = order_statistic(scores, rank_from_fraction(scores.size, level))
-        lower = order_statistic(scores, lower_rank_from_fraction(scores.size, level))
         if level * 2 == 1:
             shifts.append(_median_shift(scores))
-        else:
-            shifts.append(upper if level * 2 > 1 else lower)
+            continue
+        rank_of = rank_from_fraction if level * 2 > 1 else lower_rank_from_fraction
+        shifts.append(order_statistic(scores, rank_of(scores.size, level)))
     return np.array(shifts)
 
 

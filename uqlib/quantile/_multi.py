@@ -139,7 +139,7 @@ class MultiQuantileRegressor(MetaEstimatorMixin, QuantileRegressorMixin, BaseEst
         else:
             values = [{how.name: levels.tolist()} if how.name else {}]
         self.estimators_ = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_at)(self.estimator, how.fixed | value, X, y, weight)
+            delayed(clone_and_fit)(self.estimator, X, y, weight, how.fixed | value)
             for value in values
         )
         self.quantiles_ = levels
@@ -203,11 +203,3 @@ def at_levels(estimator: Any, quantiles: FloatArray) -> Any:
     if how.kind != "own":
         return MultiQuantileRegressor(copy, quantiles=levels)
     return copy.set_params(**{how.name: levels}) if how.name else copy
-
-
-def _fit_at(
-    estimator: Any, parameters: dict[str, Any], X: Any, y: FloatArray, weight: Any
-) -> Any:
-    if is_frozen(estimator):
-        return estimator
-    return clone_and_fit(clone(estimator).set_params(**parameters), X, y, weight)
