@@ -18,7 +18,7 @@ install = $(BIN)/python -m pip install $(if $(strip $(TORCH)),"$(TORCH)") \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-oldest doctest lint format docs bench clean
+.PHONY: help demo test test-all test-oldest doctest lint format docs bench bench-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) \
@@ -56,6 +56,10 @@ docs: $(VENV)/.doc ## build the documentation; warnings are errors
 
 bench: $(VENV)/.bench ## ratios against the peers
 	$(BIN)/python tests/benchmarks/run.py
+
+bench-data: $(VENV)/.bench ## losses and coverage on real data; an hour
+	cd tests/benchmarks && PYTHONPATH=../..:../../kernels \
+	  ../../$(BIN)/python -W ignore quantile_systems.py --folder ../../.benchmarks
 
 clean: ## remove what the targets made, the environments excepted
 	rm -rf build dist docs/_build docs/auto_examples docs/generated \

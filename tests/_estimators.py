@@ -1,5 +1,7 @@
 """One small instance of every public estimator, for scikit-learn's common checks."""
 
+from importlib.util import find_spec
+
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import QuantileRegressor, Ridge
 
@@ -14,14 +16,30 @@ def _linear_quantiles(quantiles=LEVELS):
     )
 
 
+def _network():
+    return uqlib.TorchQuantileRegressor(
+        LEVELS, hidden=(16,), learning_rate=0.03, max_iter=200, random_state=0
+    )
+
+
 def public_estimators():
     """Instances to check: at least one of every public estimator."""
+    # Without torch the networks cannot be fitted: their own tests say so.
+    networks = [_network()] if find_spec("torch") is not None else []
     return [
+        *networks,
         uqlib.ConformalQuantiles(quantiles=LEVELS),
         uqlib.ConformalizedQuantileRegressor(_linear_quantiles((0.05, 0.5, 0.95))),
+        uqlib.CrossConformalizedQuantileRegressor(
+            _linear_quantiles((0.05, 0.5, 0.95)), cv=2
+        ),
         uqlib.CrossFitQuantiles(_linear_quantiles(), cv=2),
+        uqlib.ExpectileRegressor(),
         uqlib.IsotonicQuantiles(),
+        uqlib.LinearQuantileRegressor(quantiles=LEVELS),
         _linear_quantiles(),
+        # One level, so that any number of columns is a number of models.
+        uqlib.QuantileAggregator("coarse", quantiles=(0.5,)),
         uqlib.QuantileEnsembleRegressor(
             [
                 ("linear", QuantileRegressor(alpha=0.0)),
@@ -42,6 +60,10 @@ _INFINITY = (
 _SPLIT = (
     "a weight trains and does not calibrate, and a row that is removed changes which "
     "rows the random split holds out: weights cannot equal repetition"
+)
+_NETWORK = (
+    "rows are held out and put in batches at random: a row that is removed or repeated "
+    "changes the steps, and the network is not the optimum but where they lead"
 )
 _CROSS_FIT = (
     "fit_transform gives out-of-fold quantiles, transform those of the model fitted on "
@@ -75,7 +97,11 @@ EXPECTED_FAILURES = {
         "check_transformer_general": _CROSS_FIT,
     },
     "IsotonicQuantiles": {"check_estimators_nan_inf": _INFINITY},
+    "QuantileAggregator": {"check_estimators_nan_inf": _INFINITY},
     "SortQuantiles": {"check_estimators_nan_inf": _INFINITY},
+    "TorchQuantileRegressor": {
+        "check_sample_weight_equivalence_on_dense_data": _NETWORK,
+    },
     "SplitConformalRegressor": {
         "check_sample_weight_equivalence_on_dense_data": _SPLIT,
         "check_sample_weight_equivalence_on_sparse_data": _SPLIT,

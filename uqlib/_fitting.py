@@ -1,6 +1,7 @@
 """How wrapped models are cloned, seeded, fitted, and when they are left alone."""
 
 import inspect
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ from sklearn import get_config
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import KFold, check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._typing import FloatArray
 from uqlib.exceptions import AlreadyFittedWarning, warn_user
@@ -152,6 +155,112 @@ def seeded_clone(estimator: Any, seed: int | None) -> Any:
         if value is None and (name == "random_state" or name.endswith("__random_state"))
     }
     return copy.set_params(**unset)
+
+
+def shuffled_splitter(cv: Any, random_state: Any) -> Any:
+    """Return a splitter; a number of folds draws them at random.
+
+    Parameters
+    ----------
+    cv : int, cross-validation splitter or iterable
+        As everywhere in scikit-learn, but that an int shuffles the rows.
+    random_state : RandomState or None
+        Draws the folds of an int.
+
+    Returns
+    -------
+    cross-validation splitter
+        With `split`.
+    """
+    if isinstance(cv, Integral):
+        return KFold(int(cv), shuffle=True, random_state=random_state)
+    return check_cv(cv)
+
+
+def partition(splitter: Any, X: Any, y: FloatArray) -> list[tuple[Any, Any]]:
+    """Return the splits, provided that every row is in exactly one test fold.
+
+    Parameters
+    ----------
+    splitter : cross-validation splitter
+        As `sklearn.model_selection.check_cv` returns it.
+    X, y : array-like
+        The rows.
+
+    Returns
+    -------
+    list of (train, test)
+        Arrays of row numbers.
+    """
+    splits = list(splitter.split(X, y))
+    tested = np.concatenate([np.asarray(test) for _, test in splits] or [[]])
+    name = type(splitter).__name__.lstrip("_")
+    if not np.array_equal(np.sort(tested), np.arange(_num_samples(X))):
+        raise ValueError(
+            f"cv ({name}) must put every row in exactly one test fold. Use KFold or "
+            "another splitter whose test folds are a partition; pass a list of splits "
+            "rather than a generator, which is spent after one use."
+        )
+    if any(np.intersect1d(train, test).size for train, test in splits):
+        raise ValueError(
+            f"cv ({name}) trains on rows of its own test fold: predictions of them "
+            "would not be out of fold. Leave the test rows out of the training rows."
+        )
+    return splits
+
+
+def fit_each_fold(
+    estimator: Any,
+    X: Any,
+    y: FloatArray,
+    splits: list[tuple[Any, Any]],
+    sample_weight: FloatArray | None = None,
+    n_jobs: int | None = None,
+) -> list[Any]:
+    """Fit a clone on the training rows of every split.
+
+    An estimator with a method `fit_folds` (:class:`~uqlib._typing.FoldFitter`) does it
+    itself, since it can share work between the folds; `n_jobs` is then its own.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Never changed. Seeded beforehand, so that every fold fits the same model.
+    X, y : array-like
+        The rows.
+    splits : list of (train, test)
+        Arrays of row numbers, as `partition` returns them.
+    sample_weight : ndarray of shape (n_samples,), default=None
+        Weights of the rows.
+    n_jobs : int, default=None
+        Number of fits in parallel, as in joblib.
+
+    Returns
+    -------
+    list of estimators
+        One fitted model a split.
+    """
+    if not hasattr(type(estimator), "fit_folds"):
+        models: list[Any] = Parallel(n_jobs=n_jobs)(
+            delayed(_fit_rows)(estimator, X, y, train, sample_weight)
+            for train, _ in splits
+        )
+        return models
+    extra = {} if sample_weight is None else {"sample_weight": sample_weight}
+    models = list(clone(estimator).fit_folds(X, y, splits, **extra))
+    if len(models) != len(splits):
+        raise ValueError(
+            f"{type(estimator).__name__}.fit_folds gave {len(models)} models for "
+            f"{len(splits)} splits: it must give one for each, in their order."
+        )
+    return models
+
+
+def _fit_rows(
+    estimator: Any, X: Any, y: FloatArray, rows: Any, sample_weight: FloatArray | None
+) -> Any:
+    weight = None if sample_weight is None else sample_weight[rows]
+    return clone_and_fit(estimator, _safe_indexing(X, rows), y[rows], weight)
 
 
 def _weight_arguments(

@@ -10,6 +10,7 @@ __all__ = [
     "ArrayLike",
     "BoolArray",
     "FloatArray",
+    "FoldFitter",
     "IntervalPredictor",
     "NonconformityScore",
     "QuantilePredictor",
@@ -35,6 +36,20 @@ class IntervalPredictor(Protocol):
 
     def predict_interval(self, X: Any) -> FloatArray:
         """Return the intervals."""
+
+
+@runtime_checkable
+class FoldFitter(Protocol):
+    """An estimator that shares work between the fits of several folds.
+
+    Each model equals a clone of the estimator fitted on the training rows of its split;
+    the estimator itself stays unfitted.
+    """
+
+    def fit_folds(
+        self, X: Any, y: Any, splits: list[tuple[Any, Any]], sample_weight: Any = None
+    ) -> list[Any]:
+        """Return one fitted estimator for each (train, test) split, in their order."""
 
 
 @runtime_checkable

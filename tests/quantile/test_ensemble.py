@@ -271,7 +271,7 @@ def test_duplicate_names():
         QuantileEnsembleRegressor([("a", linear()), ("a", linear())]).fit(X, Y)
 
 
-@pytest.mark.parametrize("weights", ["fine", None, 3])
+@pytest.mark.parametrize("weights", ["finest", None, 3])
 def test_unknown_weights(weights):
     with pytest.raises(ValueError, match=re.escape(f"weights={weights!r}")):
         ensemble(linear(), weights=weights).fit(X, Y)

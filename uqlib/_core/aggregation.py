@@ -1,59 +1,28 @@
-r"""Aggregation of quantile models: convex weights, solved to optimality.
+r"""Aggregation of quantile models with weights that do not depend on the row.
 
 Symbols: n rows, p models, m levels; Z[i, j, k] is model j's quantile of level tau_k
-at row i; c_i are row weights with sum 1.
+at row i.
 
-    medium:  Q[i, k] = sum_j w[j, k] Z[i, j, k],   one simplex for each level,
-    coarse:  Q[i, k] = sum_j w[j] Z[i, j, k],      one simplex for all levels.
+    coarse:  Q[i, k] = sum_j w[j] Z[i, j, k],             one weight vector,
+    medium:  Q[i, k] = sum_j w[j, k] Z[i, j, k],          one for each level,
+    fine:    Q[i, k] = sum_jl w[j, l, k] Z[i, j, l],      one for each level.
 
-Both are the same program, on n rows for each level or on n m rows at once:
-
-    minimize_w  sum_i c_i psi_{tau_i}(y_i - z_i'w)   s.t.  1'w = 1,  w >= 0.
-
-With u, v >= 0 for the positive and negative part of the residual and multipliers
-a (rows), b (sum), s (signs), the optimality conditions are
-
-    Z w + u - v = y,   1'w = 1,                        (primal)
-    s = -Z'a - b 1 >= 0,                                (dual)
-    f = c tau - a >= 0,   g = c (1 - tau) + a >= 0,     (dual)
-    s w = 0,   f u = 0,   g v = 0.                      (complementarity)
-
-A Mehrotra predictor-corrector method keeps all but the last line exact: a dual point
-is at hand (a = c (tau - 1/2), b negative enough) and so is a primal one. Eliminating
-u, v and a leaves a system with as many unknowns as models,
-
-    (diag(s / w) + Z' D^-1 Z) dw - 1 db = rhs,   1'dw = 0,   D = u / f + v / g,
-
-so that a step costs O(n p^2). As b can be chosen best for any a in its box,
-
-    gap = sum_i c_i psi_{tau_i}(y_i - z_i'w) - (y'a - max_j (Z'a)_j) >= 0
-
-certifies the distance to the optimum at each step without any tolerance of its own. In
-the last steps rounding can push a out of its box, where the bound would not hold: the
-certificate is taken at the nearest point of the box.
+With a bandwidth b the fine weights use only the 2 b + 1 levels l nearest to k. All are
+linear programs. Without a crossing penalty the levels of medium and fine separate.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
+from uqlib._core.simplex_program import fit_simplex_weights
+from uqlib._core.weight_program import fit_coupled_weights
 from uqlib._typing import FloatArray
 from uqlib.exceptions import UncertaintyWarning, warn_user
 
-GLOBAL_RESOLUTIONS = ("average", "median", "coarse", "medium")
-_STEP = 0.99995  # share of the way to the boundary
-_MAX_ITER = 100
-_TOLERANCE = 1e-12  # of the gap, relative to the loss
-_ROUNDING = 64 * np.finfo(np.float64).eps
-_INEXACT = 1e-6  # a gap that the user should know of, relative to the best model
-
-
-class SimplexFit(NamedTuple):
-    """Weights on the simplex, their loss, and a bound on its excess."""
-
-    weights: FloatArray
-    loss: float
-    gap: float
+RESOLUTIONS = ("average", "median", "coarse", "medium", "fine")
+_CHUNK = 2**20  # numbers of a temporary array
+_CROSSING = 1e-8  # a violated constraint that the user should know of, per unit
 
 
 def fit_weights(
@@ -62,8 +31,14 @@ def fit_weights(
     quantiles: FloatArray,
     resolution: str,
     sample_weight: FloatArray | None = None,
+    *,
+    constraint: str = "simplex",
+    bandwidth: int | None = None,
+    crossing_penalty: float = 0.0,
+    margins: tuple[FloatArray, float] | None = None,
+    all_pairs: bool = False,
 ) -> FloatArray | None:
-    """Return the weights of the models for a global resolution.
+    """Return the weights of the models, optimal for the resolution.
 
     Parameters
     ----------
@@ -73,16 +48,32 @@ def fit_weights(
         The target.
     quantiles : ndarray of shape (n_quantiles,)
         The levels.
-    resolution : {"average", "median", "coarse", "medium"}
+    resolution : {"average", "median", "coarse", "medium", "fine"}
         Which weights are free.
     sample_weight : ndarray of shape (n_samples,), default=None
         Non-negative weights of the rows.
+    constraint : {"simplex", "sum_to_one", "free"}, default="simplex"
+        Convex weights, weights of sum one and any sign, or any weights.
+    bandwidth : int, default=None
+        For "fine": how many levels to each side a level is built of; None takes all.
+    crossing_penalty : float, default=0.0
+        Factor of the mean amount by which levels cross; infinity forbids it.
+    margins : tuple of (ndarray of shape (n_quantiles,), float), default=None
+        Offsets and constant of the margins; None stands for zeros.
+    all_pairs : bool, default=False
+        Penalize all pairs of levels rather than neighbors.
 
     Returns
     -------
-    ndarray of shape (n_models,) or (n_models, n_quantiles), or None
-        Uniform for "average", one a model for "coarse", one a model and level for
-        "medium"; None for "median", which has no weights.
+    ndarray or None
+        Uniform (n_models,) for "average", (n_models,) for "coarse", (n_models,
+        n_quantiles) for "medium", (n_models, n_quantiles, n_quantiles) for "fine", the
+        last axis the level of the output; None for "median", which has no weights.
+
+    Warns
+    -----
+    UncertaintyWarning
+        If `crossing_penalty` is infinite and the training rows cross all the same.
     """
     n_samples, n_models, n_quantiles = base_quantiles.shape
     if resolution == "median":
@@ -90,19 +81,52 @@ def fit_weights(
     if resolution == "average":
         return np.full(n_models, 1.0 / n_models)
     row_weight = np.ones(n_samples) if sample_weight is None else sample_weight
-    if resolution == "coarse":
-        rows = np.moveaxis(base_quantiles, 1, 2).reshape(-1, n_models)
-        return fit_simplex_weights(
-            rows,
-            np.repeat(y, n_quantiles),
-            np.tile(quantiles, n_samples),
-            np.repeat(row_weight, n_quantiles),
-        ).weights
+    sources = source_levels(n_quantiles, bandwidth if resolution == "fine" else 0)
     columns = [
-        fit_simplex_weights(base_quantiles[:, :, k], y, tau, row_weight).weights
-        for k, tau in enumerate(quantiles)
+        base_quantiles[:, :, levels].reshape(n_samples, -1) for levels in sources.T
     ]
-    return np.column_stack(columns)
+    shared = resolution == "coarse"
+    if crossing_penalty > 0 and n_quantiles > 1:
+        solved = _coupled(
+            columns, y, quantiles, row_weight, constraint, shared,
+            crossing_penalty, margins, all_pairs,
+        )  # fmt: skip
+    elif shared:
+        solved = [_coarse(columns, y, quantiles, row_weight, constraint)]
+    else:
+        solved = [
+            _one_level(c, y, tau, row_weight, constraint)
+            for c, tau in zip(columns, quantiles, strict=True)
+        ]
+    if shared:
+        return solved[0]
+    if resolution == "medium":
+        return np.column_stack(solved)
+    weights = np.zeros((n_models, n_quantiles, n_quantiles))
+    for k, (levels, w) in enumerate(zip(sources.T, solved, strict=True)):
+        weights[:, levels, k] = w.reshape(n_models, -1)
+    return weights
+
+
+def source_levels(n_quantiles: int, bandwidth: int | None) -> Any:
+    """Return the levels that each level of the output is built of.
+
+    Parameters
+    ----------
+    n_quantiles : int
+        Number of levels.
+    bandwidth : int or None
+        Number of levels to each side; None takes all.
+
+    Returns
+    -------
+    ndarray of int of shape (n_sources, n_quantiles)
+        One column a level of the output: 2 * bandwidth + 1 levels around it; at the
+        ends, as many nearest to it.
+    """
+    width = n_quantiles if bandwidth is None else min(2 * bandwidth + 1, n_quantiles)
+    first = np.clip(np.arange(n_quantiles) - width // 2, 0, n_quantiles - width)
+    return first + np.arange(width)[:, None]
 
 
 def aggregate(base_quantiles: FloatArray, weights: FloatArray | None) -> FloatArray:
@@ -112,208 +136,115 @@ def aggregate(base_quantiles: FloatArray, weights: FloatArray | None) -> FloatAr
     ----------
     base_quantiles : ndarray of shape (n_samples, n_models, n_quantiles)
         Quantiles of the models.
-    weights : ndarray of shape (n_models,) or (n_models, n_quantiles), or None
+    weights : ndarray or None
         As `fit_weights` returns them; None takes the median over the models.
 
     Returns
     -------
     ndarray of shape (n_samples, n_quantiles)
-        The weighted sums. A model of weight 0 has no say, even if it is infinite; NaN
-        where models are infinite on both sides.
+        The weighted sums. A number of weight 0 has no say, even if it is infinite;
+        NaN where numbers that have a say are infinite on both sides.
     """
     if weights is None:
         with np.errstate(invalid="ignore"):
             return np.asarray(np.median(base_quantiles, axis=1))
-    result = np.zeros((base_quantiles.shape[0], base_quantiles.shape[2]))
+    if weights.ndim == 3:
+        return _aggregate_fine(base_quantiles, weights)
+    result = np.zeros(base_quantiles[:, 0].shape)
     for j, weight in enumerate(weights):
         with np.errstate(invalid="ignore"):
             part = base_quantiles[:, j] * weight
-            result += np.where(weight > 0, part, 0.0)
+            result += np.where(weight != 0, part, 0.0)
     return result
 
 
-def fit_simplex_weights(
-    predictions: FloatArray,
+def _aggregate_fine(base_quantiles: FloatArray, weights: FloatArray) -> FloatArray:
+    n_samples, n_models, n_quantiles = base_quantiles.shape
+    matrix = weights.reshape(n_models * n_quantiles, -1)
+    result = np.empty((n_samples, matrix.shape[1]))
+    n_rows = max(1, _CHUNK // matrix.shape[0])
+    for start in range(0, n_samples, n_rows):
+        rows = slice(start, start + n_rows)
+        part = base_quantiles[rows].reshape(-1, matrix.shape[0])
+        infinite = ~np.isfinite(part)
+        result[rows] = np.where(infinite, 0.0, part) @ matrix
+        if infinite.any():
+            # Signs of the infinite terms: a weight 0 has none.
+            up = (infinite & (part > 0)).astype(float)
+            down = (infinite & (part < 0)).astype(float)
+            plus, minus = matrix > 0, matrix < 0
+            above = (up @ plus + down @ minus) > 0
+            below = (up @ minus + down @ plus) > 0
+            result[rows][above] = np.inf
+            result[rows][below] = -np.inf
+            result[rows][above & below] = np.nan
+    return result
+
+
+def _one_level(
+    columns: FloatArray,
     y: FloatArray,
-    level: FloatArray | float,
+    tau: float,
     row_weight: FloatArray,
-) -> SimplexFit:
-    """Minimize the weighted mean pinball loss over convex combinations of columns.
+    constraint: str,
+) -> FloatArray:
+    if constraint == "simplex":
+        return fit_simplex_weights(columns, y, tau, row_weight).weights
+    fit = fit_coupled_weights(
+        [columns], y, np.array([tau]), row_weight,
+        penalty=0.0, pairs=[], margins=np.zeros(0), constraint=constraint,
+    )  # fmt: skip
+    return fit.weights[0]
 
-    Parameters
-    ----------
-    predictions : ndarray of shape (n_rows, n_models)
-        One column a model, finite.
-    y : ndarray of shape (n_rows,)
-        The target, finite.
-    level : ndarray of shape (n_rows,) or float
-        Level of the pinball loss of each row.
-    row_weight : ndarray of shape (n_rows,)
-        Non-negative, with a positive sum.
 
-    Returns
-    -------
-    SimplexFit
-        Weights (n_models,), loss, and a certified bound on the excess of the loss
-        over the optimum. The loss is never above that of the best column.
+def _coarse(
+    columns: list[FloatArray],
+    y: FloatArray,
+    quantiles: FloatArray,
+    row_weight: FloatArray,
+    constraint: str,
+) -> FloatArray:
+    if constraint == "simplex":
+        n_quantiles = quantiles.size
+        return fit_simplex_weights(
+            np.vstack(columns),
+            np.tile(y, n_quantiles),
+            np.repeat(quantiles, y.size),
+            np.tile(row_weight, n_quantiles),
+        ).weights
+    fit = fit_coupled_weights(
+        columns, y, quantiles, row_weight, penalty=0.0, pairs=[], margins=np.zeros(0),
+        constraint=constraint, shared=True,
+    )  # fmt: skip
+    return fit.weights[0]
 
-    Warns
-    -----
-    UncertaintyWarning
-        If the bound is above a millionth of the loss of the best column.
-    """
-    n_models = predictions.shape[1]
-    kept = row_weight > 0  # f and g vanish identically in a row without weight
-    predictions, y, row_weight = predictions[kept], y[kept], row_weight[kept]
-    tau = np.broadcast_to(level, kept.shape)[kept]
-    cost = row_weight / row_weight.sum()
-    # 1'w = 1 lets every row be centered at the best single model, whose loss is the
-    # natural unit even if another model is off by many orders of magnitude.
-    losses = [_pinball(y - column, tau, cost) for column in predictions.T]
-    best = int(np.argmin(losses))
-    vertex = np.eye(n_models)[best]
-    center = predictions[:, best]
-    spread, residual = predictions - center[:, None], y - center
-    scale = float(cost @ np.abs(residual))
-    if n_models == 1:
-        return SimplexFit(vertex, losses[best], 0.0)
-    if scale <= _ROUNDING * float(cost @ np.abs(y)):  # nothing left but rounding
-        return SimplexFit(vertex, losses[best], losses[best])
-    # In the last steps u / f and s / w leave the range of floats; such a step is
-    # recognized by its result and not taken.
-    with np.errstate(all="ignore"):
-        inner, bound = _interior_point(spread / scale, residual / scale, tau, cost)
-    # An interior point never has exact zeros. Weights that the optimum does not use
-    # become zeros where that costs nothing, and no model alone is ever better.
-    sparse = np.where(inner < 1e-7, 0.0, inner)
-    candidates = (vertex, sparse / sparse.sum(), inner)
-    found = [_pinball(residual - spread @ w, tau, cost) for w in candidates]
-    chosen = int(np.flatnonzero(np.array(found) <= min(found) * (1 + 1e-11))[0])
-    excess = max(found[chosen] - bound * scale, 0.0)
-    if excess > _INEXACT * losses[best]:
+
+def _coupled(
+    columns: list[FloatArray],
+    y: FloatArray,
+    quantiles: FloatArray,
+    row_weight: FloatArray,
+    constraint: str,
+    shared: bool,
+    penalty: float,
+    margins: tuple[FloatArray, float] | None,
+    all_pairs: bool,
+) -> list[FloatArray]:
+    m = quantiles.size
+    lags = range(1, m) if all_pairs else (1,)
+    pairs = [(a, a + lag) for lag in lags for a in range(m - lag)]
+    offsets, constant = (np.zeros(m), 0.0) if margins is None else margins
+    fit = fit_coupled_weights(
+        columns, y, quantiles, row_weight,
+        penalty=penalty, pairs=pairs,
+        margins=np.array([constant + offsets[b] - offsets[a] for a, b in pairs]),
+        constraint=constraint, shared=shared,
+    )  # fmt: skip
+    if np.isinf(penalty) and fit.crossing > _CROSSING * max(float(np.ptp(y)), fit.loss):
         warn_user(
-            "The weights of the models are optimal only up to "
-            f"{excess / losses[best]:.1g} of the best model's loss: some model is off "
-            "by many orders of magnitude. Drop it or repair its predictions.",
+            "crossing_penalty=inf: no weights keep the margins on all training rows; "
+            f"they are missed by up to {fit.crossing:.3g}. Repair the models' own "
+            "crossing first (sort_quantiles), or take a smaller margin.",
             UncertaintyWarning,
         )
-    return SimplexFit(candidates[chosen], found[chosen], excess)
-
-
-def _pinball(error: FloatArray, tau: FloatArray, cost: FloatArray) -> float:
-    return float(cost @ np.maximum(tau * error, (tau - 1) * error))
-
-
-def _lower_bound(
-    Z: FloatArray, y: FloatArray, tau: FloatArray, cost: FloatArray, a: FloatArray
-) -> float:
-    inside = np.clip(a, cost * (tau - 1), cost * tau)
-    return float(y @ inside - (Z.T @ inside).max())
-
-
-def _interior_point(
-    Z: FloatArray, y: FloatArray, tau: FloatArray, cost: FloatArray
-) -> tuple[FloatArray, float]:
-    """Return the best weights met on the way and the best lower bound of the loss."""
-    p = Z.shape[1]
-    w = 1.0 / (1.0 + cost @ np.abs(Z))  # less of a model that is far from the best
-    w /= w.sum()
-    a = cost * (tau - 0.5)
-    correlation = Z.T @ a
-    b = -correlation.max() - max(1.0, float(np.ptp(correlation)))
-    # Carried along rather than computed from a and b: rounding cannot turn a small
-    # slack negative.
-    s, f, g = -correlation - b, cost * tau - a, cost * (1 - tau) + a
-    error = y - Z @ w
-    u, v = np.maximum(error, 0.0) + 0.5, np.maximum(-error, 0.0) + 0.5
-    best, best_loss, best_bound = w, np.inf, -np.inf
-    for _ in range(_MAX_ITER):
-        loss = _pinball(y - Z @ w, tau, cost)
-        if loss < best_loss:
-            best, best_loss = w, loss
-        best_bound = max(best_bound, _lower_bound(Z, y, tau, cost, a))
-        # Relative to the loss, or to a ten-thousandth of the best model's.
-        if best_loss - best_bound <= _TOLERANCE * max(best_loss, 1e-4):
-            break
-        step = _Newton(Z, w, u, v, s, f, g)
-        pairs = ((s, w), (f, u), (g, v))
-        mu = sum(float(dual @ primal) for dual, primal in pairs) / (p + 2 * y.size)
-        # Predictor: aim at complementarity 0; corrector: at sigma mu, second order.
-        dw, du, dv, ds, da = step.solve(-s * w, -f * u, -g * v)
-        primal_length = _length((w, u, v), (dw, du, dv), 1.0)
-        dual_length = _length((s, f, g), (ds, -da, da), 1.0)
-        mu_affine = (
-            (s + dual_length * ds) @ (w + primal_length * dw)
-            + (f - dual_length * da) @ (u + primal_length * du)
-            + (g + dual_length * da) @ (v + primal_length * dv)
-        ) / (p + 2 * y.size)
-        center = mu * (mu_affine / mu) ** 3
-        dw, du, dv, ds, da = step.solve(
-            center - s * w - ds * dw, center - f * u + da * du, center - g * v - da * dv
-        )
-        primal_length = _length((w, u, v), (dw, du, dv), _STEP)
-        dual_length = _length((s, f, g), (ds, -da, da), _STEP)
-        if not np.isfinite(primal_length + dual_length + dw.sum()):
-            break  # the last digits are spent
-        w = w + primal_length * dw
-        w /= w.sum()
-        u, v = u + primal_length * du, v + primal_length * dv
-        a = a + dual_length * da
-        s, f, g = s + dual_length * ds, f - dual_length * da, g + dual_length * da
-    return best, best_bound
-
-
-class _Newton:
-    """The Newton system of one iterate, factored once for predictor and corrector."""
-
-    def __init__(
-        self,
-        Z: FloatArray,
-        w: FloatArray,
-        u: FloatArray,
-        v: FloatArray,
-        s: FloatArray,
-        f: FloatArray,
-        g: FloatArray,
-    ) -> None:
-        self.Z, self.w, self.s = Z, w, s
-        self.u, self.v, self.f, self.g = u, v, f, g
-        self.inverse_d = 1.0 / (u / f + v / g)
-        matrix = (Z.T * self.inverse_d) @ Z
-        matrix[np.diag_indices_from(matrix)] += s / w
-        # s / w spans many orders of magnitude at the end: scale to a unit diagonal.
-        self.scaling = 1.0 / np.sqrt(np.diag(matrix))
-        self.matrix = matrix * np.outer(self.scaling, self.scaling)
-        self.ones = self._apply_inverse(np.ones_like(w))
-
-    def solve(
-        self, rw: FloatArray, ru: FloatArray, rv: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return (dw, du, dv, ds, da) for the three complementarity residuals."""
-        h = ru / self.f - rv / self.g
-        free = self._apply_inverse(rw / self.w - self.Z.T @ (self.inverse_d * h))
-        db = -float(free.sum() / self.ones.sum())
-        dw = free + db * self.ones
-        da = -self.inverse_d * (self.Z @ dw + h)
-        du, dv = (ru + self.u * da) / self.f, (rv - self.v * da) / self.g
-        return dw, du, dv, -self.Z.T @ da - db, da
-
-    def _apply_inverse(self, right: FloatArray) -> FloatArray:
-        scaled = self.scaling * right
-        try:
-            solution = np.linalg.solve(self.matrix, scaled)
-        except np.linalg.LinAlgError:
-            solution = np.linalg.lstsq(self.matrix, scaled, rcond=None)[0]
-        return np.asarray(self.scaling * solution)
-
-
-def _length(
-    point: tuple[FloatArray, ...], direction: tuple[FloatArray, ...], share: float
-) -> float:
-    # The longest step <= 1 that keeps every coordinate positive.
-    longest = 1.0 / share
-    for value, change in zip(point, direction, strict=True):
-        falling = change < 0
-        if falling.any():
-            longest = min(longest, float((value[falling] / -change[falling]).min()))
-    return min(1.0, share * longest)
+    return fit.weights

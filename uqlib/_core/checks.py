@@ -162,7 +162,9 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> FloatArray | None
             f"sample_weight must have shape ({n_samples},), one weight a row, got "
             f"shape {weight.shape}."
         )
-    if not np.all(np.isfinite(weight)) or np.any(weight < 0) or weight.sum() <= 0:
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not np.isfinite(total) or np.any(weight < 0) or total <= 0:
         raise ValueError(
             "sample_weight must be finite and non-negative with at least one non-zero "
             f"weight, got values from {weight.min()} to {weight.max()}."

@@ -67,13 +67,15 @@ def check_confidence_level(confidence_level: Any) -> Fraction:
     return exact_level(confidence_level)
 
 
-def check_quantiles(quantiles: Any) -> FloatArray:
+def check_quantiles(quantiles: Any, *, name: str = "quantiles") -> FloatArray:
     """Return quantile levels as a float64 array, or say what is wrong.
 
     Parameters
     ----------
     quantiles : array-like of shape (n_quantiles,)
         Must be strictly increasing, strictly between 0 and 1.
+    name : str, default="quantiles"
+        How the error calls them.
 
     Returns
     -------
@@ -84,21 +86,21 @@ def check_quantiles(quantiles: Any) -> FloatArray:
         levels = _as_float64(np.array(quantiles))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"quantiles must be numbers strictly between 0 and 1, got {quantiles!r}."
+            f"{name} must be numbers strictly between 0 and 1, got {quantiles!r}."
         ) from error
     if levels.ndim != 1 or levels.size == 0:
         raise ValueError(
-            "quantiles must be a non-empty 1-D sequence of levels, got an array of "
-            f"shape {levels.shape}. Pass for example quantiles=[0.05, 0.5, 0.95]."
+            f"{name} must be a non-empty 1-D sequence of levels, got an array of "
+            f"shape {levels.shape}. Pass for example {name}=[0.05, 0.5, 0.95]."
         )
     if not np.all((levels > 0) & (levels < 1)):
         raise ValueError(
-            f"quantiles must lie strictly between 0 and 1, got {levels.tolist()}. "
+            f"{name} must lie strictly between 0 and 1, got {levels.tolist()}. "
             "Pass 0.9 for the level of 90 %."
         )
     if not np.all(np.diff(levels) > LEVEL_TOLERANCE):
         raise ValueError(
-            f"quantiles must be strictly increasing, by more than {LEVEL_TOLERANCE:g}, "
+            f"{name} must be strictly increasing, by more than {LEVEL_TOLERANCE:g}, "
             f"got {levels.tolist()}. Pass them sorted and without repetition."
         )
     return levels

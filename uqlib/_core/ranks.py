@@ -210,6 +210,121 @@ def order_statistic(values: FloatArray, rank: int) -> float:
     return float(np.partition(values, rank - 1)[rank - 1])
 
 
+def union_order_statistic(
+    bases: FloatArray, shifts: list[FloatArray], rank: int
+) -> FloatArray:
+    r"""Return, row by row, an order statistic of a union of sorted, shifted lists.
+
+    .. math:: \text{the } r\text{-th smallest of }
+              \bigcup_k \{ b_k + s : s \in S_k \},
+
+    with the sum of two opposite infinities counted as +inf.
+
+    Parameters
+    ----------
+    bases : ndarray of shape (n_rows, n_lists)
+        The b of each row and list, without NaN.
+    shifts : list of ndarray
+        The lists S, each non-decreasing and without NaN.
+    rank : int
+        The r, between 1 and the number n of shifts.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+        One of the sums, as it is rounded. Memory does not grow with n_rows times n.
+    """
+    flat = np.concatenate(shifts)
+    stop = np.cumsum([values.size for values in shifts])
+    start = stop - [values.size for values in shifts]
+    n_rows = max(1, _UNION_BLOCK // min(flat.size, _few(len(shifts))))
+    result = np.empty(bases.shape[0])
+    for first in range(0, result.size, n_rows):
+        rows = slice(first, first + n_rows)
+        result[rows] = _select_from_union(bases[rows], flat, start, stop, rank)
+    return result
+
+
+# A pivot step on every row at once. Each list has a window [low, high) that still can
+# hold the answer. The pivot is the weighted median of the middles of the windows: of
+# the elements in all windows, a quarter up to the rounding of the middles come before
+# it and a quarter do not, so one of the two quarters is dropped. Elements are ordered
+# by (sum, list, position), in which no two are equal, so that ties need no case of
+# their own, and a bisection in each window finds how many come before the pivot. No
+# sum is ever solved for a shift: what is compared is what is returned.
+_UNION_BLOCK = 2**18
+
+
+def _few(n_lists: int) -> int:
+    # Above this size a pivot step drops something, however the middles are rounded.
+    return 4 * n_lists
+
+
+def _select_from_union(
+    bases: FloatArray, flat: FloatArray, start: Any, stop: Any, rank: int
+) -> FloatArray:
+    low, high = np.tile(start, (len(bases), 1)), np.tile(stop, (len(bases), 1))
+    left = np.full(len(bases), rank)
+    many = np.arange(len(bases))
+    while True:
+        many = many[(high[many] - low[many]).sum(axis=1) > _few(bases.shape[1])]
+        if many.size == 0:
+            return _sort_windows(bases, flat, low, high, left)
+        cut = _cut_at_pivot(bases[many], flat, low[many], high[many])
+        before = (cut - low[many]).sum(axis=1)
+        inside = left[many] <= before
+        high[many[inside]] = cut[inside]
+        low[many[~inside]] = cut[~inside]
+        left[many[~inside]] -= before[~inside]
+
+
+def _cut_at_pivot(bases: FloatArray, flat: FloatArray, low: Any, high: Any) -> Any:
+    """Return for each window the position of its first element not before the pivot."""
+    rows = np.arange(len(bases))
+    length = high - low
+    middle = (low + high) // 2
+    values = _sums(bases, flat[np.minimum(middle, flat.size - 1)])
+    values[length == 0] = np.inf
+    order = np.argsort(values, axis=1, kind="stable")
+    mass = np.cumsum(np.take_along_axis(length, order, axis=1), axis=1)
+    pivot = order[rows, np.argmax(2 * mass > mass[:, -1:], axis=1)]
+    value = values[rows, pivot][:, None]
+    ties_before = np.arange(bases.shape[1]) < pivot[:, None]
+    cut, end = low.copy(), high.copy()
+    for _ in range(int(length.max()).bit_length()):
+        probe = (cut + end) // 2
+        open_ = cut < end
+        sums = _sums(bases, flat[np.minimum(probe, flat.size - 1)])
+        before = (sums < value) | ((sums == value) & ties_before)
+        cut = np.where(open_ & before, probe + 1, cut)
+        end = np.where(open_ & ~before, probe, end)
+    cut[rows, pivot] = middle[rows, pivot]
+    return cut
+
+
+def _sort_windows(
+    bases: FloatArray, flat: FloatArray, low: Any, high: Any, left: Any
+) -> FloatArray:
+    length = high - low
+    total = length.sum(axis=1)
+    values = np.full((len(bases), int(total.max(initial=1))), np.inf)
+    window = np.repeat(np.arange(length.size), length.ravel())
+    before = np.cumsum(length.ravel()) - length.ravel()
+    position = np.arange(window.size) - before[window] + low.ravel()[window]
+    values[np.arange(values.shape[1]) < total[:, None]] = _sums(
+        bases.ravel()[window], flat[position]
+    )
+    values.sort(axis=1)
+    chosen: FloatArray = values[np.arange(len(bases)), left - 1]
+    return chosen
+
+
+def _sums(base: FloatArray, shift: FloatArray) -> FloatArray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = base + shift
+    return np.where(np.isnan(total), np.inf, total)
+
+
 def rows_needed(level: Fraction) -> float:
     """Return the smallest n with ceil((n + 1) level) <= n, that is level / (1 - level).
 

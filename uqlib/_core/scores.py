@@ -69,7 +69,7 @@ def upper_end(base: FloatArray, shift: FloatArray | float) -> FloatArray:
         At most a few units in the last place above the sum; NaN where the sum is.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        return _next_larger(np.asarray(base + _next_larger(np.asarray(shift))))
+        return next_larger(np.asarray(base + next_larger(np.asarray(shift))))
 
 
 def lower_end(base: FloatArray, shift: FloatArray | float) -> FloatArray:
@@ -86,6 +86,22 @@ def lower_end(base: FloatArray, shift: FloatArray | float) -> FloatArray:
         At most a few units in the last place below the sum; NaN where the sum is.
     """
     return -upper_end(-base, -np.asarray(shift))
+
+
+def next_larger(values: FloatArray) -> FloatArray:
+    """Return the next larger floats; infinities stay.
+
+    Parameters
+    ----------
+    values : ndarray
+        Possibly infinite: the float after -inf would be the most negative number.
+
+    Returns
+    -------
+    ndarray
+        Non-decreasing in the values.
+    """
+    return np.where(np.isfinite(values), np.nextafter(values, np.inf), values)
 
 
 def outward_interval(lower: FloatArray, upper: FloatArray) -> FloatArray:
@@ -189,8 +205,3 @@ def outward_envelope(y_quantiles: FloatArray, quantiles: FloatArray) -> FloatArr
     np.minimum.accumulate(lower, axis=1, out=lower)
     np.maximum.accumulate(upper, axis=1, out=upper)
     return result
-
-
-def _next_larger(values: FloatArray) -> FloatArray:
-    # Infinities stay: the float after -inf is the most negative number.
-    return np.where(np.isfinite(values), np.nextafter(values, np.inf), values)

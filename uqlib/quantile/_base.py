@@ -1,12 +1,18 @@
 """What all quantile regressors share: the median as the point, tags, levels."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from uqlib._core.monotone import bracket, interpolate_level
+from uqlib._core.monotone import (
+    bracket,
+    interpolate_level,
+    isotonic_quantiles,
+    sort_quantiles,
+)
 from uqlib._typing import FloatArray
 
 # The 19 levels 0.05, 0.10, ..., 0.95.
@@ -55,3 +61,62 @@ def as_matrix(columns: list[Any]) -> FloatArray:
         The quantile matrix.
     """
     return np.column_stack([np.asarray(c, dtype=np.float64).ravel() for c in columns])
+
+
+NON_CROSSING = (None, "sort", "isotonic")
+
+
+def check_non_crossing(non_crossing: Any) -> None:
+    """Refuse an unknown way of making rows monotone.
+
+    Parameters
+    ----------
+    non_crossing : object
+        The parameter.
+    """
+    if non_crossing not in NON_CROSSING:
+        raise ValueError(
+            f"non_crossing must be one of {list(NON_CROSSING)}, got {non_crossing!r}."
+        )
+
+
+def monotone_rows(values: FloatArray, non_crossing: str | None) -> FloatArray:
+    """Return a quantile matrix with its rows made monotone as a parameter asks.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, n_quantiles)
+        Quantiles of all levels: a row is repaired as a whole.
+    non_crossing : {None, "sort", "isotonic"}
+        None leaves the rows as they are.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_quantiles)
+        The repaired matrix.
+    """
+    if non_crossing is None:
+        return values
+    repair = sort_quantiles if non_crossing == "sort" else isotonic_quantiles
+    return repair(values)
+
+
+def require_torch(what: str) -> None:
+    """Say how to install torch where it is missing.
+
+    Parameters
+    ----------
+    what : str
+        What needs it, the subject of the message.
+
+    Raises
+    ------
+    ImportError
+        If torch cannot be imported.
+    """
+    try:
+        import_module("torch")
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs torch. Install it with: pip install uqlib[torch]"
+        ) from error

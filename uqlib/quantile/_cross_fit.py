@@ -3,15 +3,21 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    MetaEstimatorMixin,
+    RegressorMixin,
+    TransformerMixin,
+)
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
-from uqlib._core.levels import level_names
-from uqlib._fitting import clone_and_fit, warn_if_fitted
+from uqlib._core.levels import check_quantiles, level_names
+from uqlib._core.monotone import interpolate_level
+from uqlib._fitting import clone_and_fit, partition, warn_if_fitted
 from uqlib._predictions import predict_quantiles
 from uqlib._typing import FloatArray
 from uqlib._validation import check_X, check_X_y, with_input_tags
@@ -186,7 +192,7 @@ class CrossFitQuantiles(MetaEstimatorMixin, TransformerMixin, BaseEstimator):
 
 
 class CrossFit(NamedTuple):
-    """Models fitted on all rows, and the out-of-fold quantiles of their clones.
+    """Models for prediction, and out-of-fold quantiles of the training rows.
 
     `out_of_fold` has shape (n_samples, n_models, n_quantiles).
     """
@@ -196,36 +202,63 @@ class CrossFit(NamedTuple):
     quantiles: FloatArray
 
 
-def partition(splitter: Any, X: Any, y: FloatArray) -> list[tuple[Any, Any]]:
-    """Return the splits, provided that every row is in exactly one test fold.
+class _FoldMean(RegressorMixin, BaseEstimator):
+    """The mean of the quantiles of the models of several folds.
 
     Parameters
     ----------
-    splitter : cross-validation splitter
-        As `sklearn.model_selection.check_cv` returns it.
-    X, y : array-like
-        The rows.
-
-    Returns
-    -------
-    list of (train, test)
-        Arrays of row numbers.
+    estimators : list of estimators
+        Fitted.
+    quantiles : array-like of shape (n_quantiles,)
+        Levels that all of them have.
     """
-    splits = list(splitter.split(X, y))
-    tested = np.concatenate([np.asarray(test) for _, test in splits] or [[]])
-    name = type(splitter).__name__.lstrip("_")
-    if not np.array_equal(np.sort(tested), np.arange(_num_samples(X))):
-        raise ValueError(
-            f"cv ({name}) must put every row in exactly one test fold. Use KFold or "
-            "another splitter whose test folds are a partition; pass a list of splits "
-            "rather than a generator, which is spent after one use."
-        )
-    if any(np.intersect1d(train, test).size for train, test in splits):
-        raise ValueError(
-            f"cv ({name}) trains on rows of its own test fold: predictions of them "
-            "would not be out of fold. Leave the test rows out of the training rows."
-        )
-    return splits
+
+    def __init__(self, estimators: list[Any], quantiles: Any) -> None:
+        self.estimators = estimators
+        self.quantiles = quantiles
+
+    @property
+    def quantiles_(self) -> FloatArray:
+        """The levels."""
+        return check_quantiles(self.quantiles)
+
+    def predict_quantiles(self, X: Any, quantiles: Any = None) -> FloatArray:
+        """Predict the mean over the models.
+
+        Parameters
+        ----------
+        X : {array-like, dataframe} of shape (n_samples, n_features)
+            Rows.
+        quantiles : array-like of shape (n_quantiles,), default=None
+            Levels; None takes all.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_quantiles)
+            Quantiles.
+        """
+        quantiles = self.quantiles_ if quantiles is None else quantiles
+        first, *others = self.estimators
+        total = np.array(predict_quantiles(first, X, quantiles).values)
+        with np.errstate(invalid="ignore"):
+            for model in others:
+                total += predict_quantiles(model, X, quantiles).values
+        return total / len(self.estimators)
+
+    def predict(self, X: Any) -> FloatArray:
+        """Predict the median of the mean.
+
+        Parameters
+        ----------
+        X : {array-like, dataframe} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Medians.
+        """
+        return interpolate_level(self.predict_quantiles(X), self.quantiles_, 0.5)
 
 
 def cross_fit(
@@ -236,6 +269,7 @@ def cross_fit(
     sample_weight: FloatArray | None,
     quantiles: FloatArray | None,
     n_jobs: int | None,
+    refit: bool = True,
 ) -> CrossFit:
     """Fit every model on all rows and on all but each fold, in one parallel loop.
 
@@ -253,29 +287,133 @@ def cross_fit(
         Levels asked of each model; None takes those that the first model has.
     n_jobs : int or None
         As in joblib.
+    refit : bool, default=True
+        False fits nothing on all rows: the models are the means of those of the folds.
 
     Returns
     -------
     CrossFit
         Fitted models and out-of-fold quantiles.
     """
-    everything = [(slice(None), None)]
-    tasks = [(model, fold) for model in estimators for fold in everything + splits]
-    results = Parallel(n_jobs=n_jobs)(
-        delayed(_fit_and_predict)(model, X, y, sample_weight, fold, quantiles)
-        for model, fold in tasks
+    everything = [(slice(None), [])] if refit else []
+    tasks = [(train, [test]) for train, test in splits]
+    results = _fit_all(
+        estimators,
+        X,
+        y,
+        everything + tasks,
+        sample_weight,
+        quantiles,
+        n_jobs,
+        not refit,
     )
-    per_model = len(splits) + 1
     fitted, out_of_fold = [], []
-    for first in range(0, len(results), per_model):
-        fitted.append(results[first][0])
-        predictions = [p for _, p in results[first + 1 : first + per_model]]
-        matrix = np.empty((y.size, predictions[0].quantiles.size))
-        for (_, test), prediction in zip(splits, predictions, strict=True):
-            matrix[test] = prediction.values
+    for per_model in results:
+        folds = per_model[len(everything) :]
+        models = [model for model, _ in folds]
+        levels = folds[0][1][0].quantiles
+        fitted.append(per_model[0][0] if refit else _FoldMean(models, levels))
+        matrix = np.empty((y.size, levels.size))
+        for (_, test), (_, predictions) in zip(splits, folds, strict=True):
+            matrix[test] = predictions[0].values
         out_of_fold.append(matrix)
-    levels = results[1][1].quantiles
+    levels = results[0][-1][1][0].quantiles
     return CrossFit(fitted, np.stack(out_of_fold, axis=1), levels)
+
+
+def nested_cross_fit(
+    estimators: list[Any],
+    X: Any,
+    y: FloatArray,
+    splits: list[tuple[Any, Any]],
+    sample_weight: FloatArray | None,
+    quantiles: FloatArray,
+    n_jobs: int | None,
+    refit: bool = True,
+) -> list[CrossFit]:
+    """Cross-fit every model on the training rows of every split.
+
+    The model without the folds k and l gives the quantiles of fold l to split k and
+    those of fold k to split l: K (K - 1) / 2 trainings serve all splits.
+
+    Parameters
+    ----------
+    estimators : list of estimators
+        Unfitted models; none is changed.
+    X, y : array-like
+        The rows.
+    splits : list of (train, test)
+        At least three; the test rows are a partition, the training rows all others.
+    sample_weight : ndarray of shape (n_samples,) or None
+        Weights handed to the models.
+    quantiles : ndarray of shape (n_quantiles,)
+        Levels asked of each model.
+    n_jobs : int or None
+        As in joblib.
+    refit : bool, default=True
+        Fit every model without one fold too; False takes the means of the others.
+
+    Returns
+    -------
+    list of CrossFit
+        One a split; `out_of_fold` has its training rows in their order.
+    """
+    fold = np.empty(y.size, dtype=int)
+    for k, (_, test) in enumerate(splits):
+        fold[test] = k
+    pairs = [(k, l) for k in range(len(splits)) for l in range(k)]
+    singles = list(range(len(splits))) if refit else []
+    tasks = [
+        (np.flatnonzero((fold != k) & (fold != l)), [splits[k][1], splits[l][1]])
+        for k, l in pairs
+    ]
+    tasks += [(splits[k][0], []) for k in singles]
+    results = _fit_all(
+        estimators, X, y, tasks, sample_weight, quantiles, n_jobs, not refit
+    )
+    nested = []
+    for k, (train, _) in enumerate(splits):
+        models = []
+        values = np.empty((y.size, len(estimators), len(quantiles)))
+        for j, per_model in enumerate(results):
+            members = []
+            for pair, (model, predictions) in zip(pairs, per_model, strict=False):
+                if k not in pair:
+                    continue
+                other = pair.index(k) ^ 1  # where the other fold stands in the pair
+                rows = splits[pair[other]][1]
+                values[rows, j] = predictions[other].values
+                members.append(model)
+            alone = (
+                per_model[len(pairs) + k][0] if refit else _FoldMean(members, quantiles)
+            )
+            models.append(alone)
+        nested.append(CrossFit(models, values[train], quantiles))
+    return nested
+
+
+def _fit_all(
+    estimators: list[Any],
+    X: Any,
+    y: FloatArray,
+    tasks: list[tuple[Any, list[Any]]],
+    sample_weight: FloatArray | None,
+    quantiles: FloatArray | None,
+    n_jobs: int | None,
+    keep: bool,
+) -> list[list[tuple[Any, list[Any]]]]:
+    """Return for every model and task the fitted model and its predictions.
+
+    A task is the training rows and the parts to predict. A model that predicted is
+    kept only if asked for.
+    """
+    results = Parallel(n_jobs=n_jobs)(
+        delayed(_fit_and_predict)(model, X, y, sample_weight, task, quantiles, keep)
+        for model in estimators
+        for task in tasks
+    )
+    size = len(tasks)
+    return [results[k : k + size] for k in range(0, len(results), size)]
 
 
 def _fit_and_predict(
@@ -283,12 +421,16 @@ def _fit_and_predict(
     X: Any,
     y: FloatArray,
     sample_weight: FloatArray | None,
-    fold: tuple[Any, Any],
+    task: tuple[Any, list[Any]],
     quantiles: FloatArray | None,
-) -> tuple[Any, Any]:
-    train, test = fold
-    if test is None:
-        return clone_and_fit(estimator, X, y, sample_weight), None
+    keep: bool,
+) -> tuple[Any, list[Any]]:
+    train, parts = task
+    if isinstance(train, slice):
+        return clone_and_fit(estimator, X, y, sample_weight), []
     weight = None if sample_weight is None else sample_weight[train]
     model = clone_and_fit(estimator, _safe_indexing(X, train), y[train], weight)
-    return None, predict_quantiles(model, _safe_indexing(X, test), quantiles)
+    predictions = [
+        predict_quantiles(model, _safe_indexing(X, part), quantiles) for part in parts
+    ]
+    return (model if keep or not parts else None), predictions
