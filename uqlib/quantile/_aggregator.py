@@ -125,11 +125,10 @@ class QuantileAggregator(QuantileRegressorMixin, BaseEstimator):
         The levels.
     n_models_ : int
         Number of models.
-    weights_ : ndarray of shape (n_models,), (n_models, n_quantiles) or (n_models, \
-            n_quantiles, n_quantiles), or None
-        Global weights of the resolution "coarse" (and "average"), "medium" or "fine",
-        the last axis the level of the output. None for "median" and where networks
-        weigh.
+    weights_ : ndarray of shape (n_models,), (n_models, m) or (n_models, m, m), or None
+        Global weights of the resolution "coarse" (and "average"), "medium" or "fine"
+        for m levels, the last axis the level of the output. None for "median" and
+        where networks weigh.
     networks_ : list
         The networks, as lists of (matrix, bias); empty where `weights_` holds.
     validation_loss_ : float

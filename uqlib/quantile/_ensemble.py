@@ -118,10 +118,9 @@ class QuantileEnsembleRegressor(
         The levels.
     aggregator_ : object
         The fitted aggregator: a `QuantileAggregator`, or what was passed.
-    weights_ : ndarray of shape (n_models,), (n_models, n_quantiles) or (n_models, \
-            n_quantiles, n_quantiles), or None
-        Its global weights, if it has any: one a model, one a model and level, or those
-        of the fine resolution, the last axis the level of the output.
+    weights_ : ndarray of shape (n_models,), (n_models, m) or (n_models, m, m), or None
+        Its global weights, if it has any, for m levels: one a model, one a model and
+        level, or those of the fine resolution, the last axis the level of the output.
     selected_ : str or None
         The name of what "auto" chose ("single:name" for a model alone); None else.
     candidate_losses_ : dict or None
