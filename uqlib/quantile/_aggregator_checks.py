@@ -11,7 +11,11 @@ from uqlib._core.levels import check_quantiles, levels_from_names
 from uqlib._core.weight_program import CONSTRAINTS
 from uqlib._typing import FloatArray
 from uqlib.exceptions import UncertaintyWarning, warn_user
-from uqlib.quantile._base import DEFAULT_QUANTILES, check_non_crossing
+from uqlib.quantile._base import (
+    DEFAULT_QUANTILES,
+    check_hidden,
+    check_non_crossing,
+)
 
 _CHOICES = {
     "resolution": RESOLUTIONS,
@@ -58,13 +62,7 @@ def check_parameters(aggregator: Any) -> None:
         )
         if np.isnan(parameters[name]):
             raise ValueError(f"{name} must be a number, got nan.")
-    if np.ndim(aggregator.hidden) != 1 or isinstance(aggregator.hidden, str):
-        raise ValueError(
-            f"hidden must be a sequence of sizes, got {aggregator.hidden!r}. Pass for "
-            "example hidden=(64,)."
-        )
-    for size in aggregator.hidden:
-        check_scalar(size, "hidden", Integral, min_val=1)
+    check_hidden(aggregator.hidden)
     _check_combination(aggregator)
 
 

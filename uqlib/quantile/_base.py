@@ -1,10 +1,12 @@
 """What all quantile regressors share: the median as the point, tags, levels."""
 
 from importlib import import_module
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import RegressorMixin
+from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from uqlib._core.monotone import (
@@ -78,6 +80,23 @@ def check_non_crossing(non_crossing: Any) -> None:
         raise ValueError(
             f"non_crossing must be one of {list(NON_CROSSING)}, got {non_crossing!r}."
         )
+
+
+def check_hidden(hidden: Any) -> None:
+    """Refuse what is no sequence of widths of hidden layers.
+
+    Parameters
+    ----------
+    hidden : object
+        The parameter.
+    """
+    if isinstance(hidden, str) or np.ndim(hidden) != 1:
+        raise ValueError(
+            f"hidden must be a sequence of widths, got {hidden!r}. Pass for example "
+            "hidden=(64, 64), or (64,) for a single layer."
+        )
+    for size in hidden:
+        check_scalar(size, "hidden", Integral, min_val=1)
 
 
 def monotone_rows(values: FloatArray, non_crossing: str | None) -> FloatArray:

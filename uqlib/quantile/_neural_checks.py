@@ -10,7 +10,7 @@ from sklearn.utils import check_scalar
 from uqlib._core.crossing import margin_offsets
 from uqlib._typing import BoolArray, FloatArray
 from uqlib.exceptions import UncertaintyWarning, warn_user
-from uqlib.quantile._base import check_non_crossing
+from uqlib.quantile._base import check_hidden, check_non_crossing
 
 _CHOICES = {
     "head": ("quantiles", "softplus", "gaussian"),
@@ -56,19 +56,9 @@ def check_parameters(regressor: Any) -> None:
         check_scalar(parameters[name], name, Integral, min_val=1)
     if regressor.batch_size != "auto":
         check_scalar(regressor.batch_size, "batch_size", Integral, min_val=1)
-    _check_hidden(regressor.hidden)
+    check_hidden(regressor.hidden)
     margin_offsets(regressor.margin, np.array([0.5]), np.zeros(1))
     _check_combination(regressor)
-
-
-def _check_hidden(hidden: Any) -> None:
-    if isinstance(hidden, str) or np.ndim(hidden) != 1:
-        raise ValueError(
-            f"hidden must be a sequence of widths, got {hidden!r}. Pass for example "
-            "hidden=(64, 64), or (64,) for a single layer."
-        )
-    for size in hidden:
-        check_scalar(size, "hidden", Integral, min_val=1)
 
 
 def _check_combination(regressor: Any) -> None:
