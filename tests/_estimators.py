@@ -3,7 +3,9 @@
 from importlib.util import find_spec
 
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import QuantileRegressor, Ridge
+from sklearn.linear_model import LogisticRegression, QuantileRegressor, Ridge
+from sklearn.model_selection import LeaveOneOut
+from sklearn.neighbors import KernelDensity
 
 import uqlib
 
@@ -28,16 +30,31 @@ def public_estimators():
     networks = [_network()] if find_spec("torch") is not None else []
     return [
         *networks,
+        uqlib.BootstrapConformalRegressor(Ridge(), n_estimators=5),
+        uqlib.ConditionalConformalRegressor(Ridge()),
+        uqlib.ConformalClassifier(LogisticRegression()),
+        uqlib.ConformalOutlierDetector(KernelDensity()),
+        uqlib.ConformalPredictiveRegressor(Ridge()),
         uqlib.ConformalQuantiles(quantiles=LEVELS),
         uqlib.ConformalizedQuantileRegressor(_linear_quantiles((0.05, 0.5, 0.95))),
+        uqlib.CrossConformalClassifier(LogisticRegression(), cv=3),
+        uqlib.CrossConformalRegressor(Ridge(), cv=2),
+        uqlib.CrossConformalRegressor(Ridge(), cv=LeaveOneOut()),
         uqlib.CrossConformalizedQuantileRegressor(
             _linear_quantiles((0.05, 0.5, 0.95)), cv=2
         ),
         uqlib.CrossFitQuantiles(_linear_quantiles(), cv=2),
+        uqlib.EnbPIRegressor(Ridge(), n_estimators=5, random_state=0),
+        uqlib.ExchangeabilityMartingale(KernelDensity()),
         uqlib.ExpectileRegressor(),
         uqlib.IsotonicQuantiles(),
         uqlib.LinearQuantileRegressor(quantiles=LEVELS),
+        uqlib.LocalizedConformalRegressor(Ridge()),
+        uqlib.MultiOutputConformalRegressor(Ridge()),
+        uqlib.MultiOutputConformalRegressor(Ridge(), region="ellipsoid"),
         _linear_quantiles(),
+        uqlib.NonexchangeableConformalRegressor(Ridge()),
+        uqlib.OnlineConformalRegressor(Ridge()),
         # One level, so that any number of columns is a number of models.
         uqlib.QuantileAggregator("coarse", quantiles=(0.5,)),
         uqlib.QuantileEnsembleRegressor(
@@ -48,8 +65,11 @@ def public_estimators():
             quantiles=LEVELS,
             cv=2,
         ),
+        uqlib.RiskControlledClassifier(LogisticRegression()),
         uqlib.SortQuantiles(),
         uqlib.SplitConformalRegressor(Ridge()),
+        uqlib.VennAbersCalibrator(LogisticRegression()),
+        uqlib.VennAbersCalibrator(LogisticRegression(), method="cross", cv=2),
     ]
 
 
@@ -61,6 +81,14 @@ _SPLIT = (
     "a weight trains and does not calibrate, and a row that is removed changes which "
     "rows the random split holds out: weights cannot equal repetition"
 )
+_BAGS = (
+    "bags are drawn at random over the rows, so that a row that is removed or repeated "
+    "changes them: weights cannot equal repetition"
+)
+_LAST_ROWS = (
+    "a weight trains and does not calibrate, and a row that is removed changes which "
+    "rows are the last ones, which calibrate: weights cannot equal repetition"
+)
 _NETWORK = (
     "rows are held out and put in batches at random: a row that is removed or repeated "
     "changes the steps, and the network is not the optimum but where they lead"
@@ -69,10 +97,31 @@ _CROSS_FIT = (
     "fit_transform gives out-of-fold quantiles, transform those of the model fitted on "
     "all rows: that they differ is the purpose of the class"
 )
+_WEIGHTS = (
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
+)
 _COLUMNS = "its levels fix the number of columns, and the check brings another number"
 
 # Class name -> {name of a check: why the estimator must fail it}.
 EXPECTED_FAILURES = {
+    **{
+        name: dict.fromkeys(_WEIGHTS, _SPLIT)
+        for name in (
+            "ConditionalConformalRegressor",
+            "ConformalClassifier",
+            "ConformalPredictiveRegressor",
+            "ConformalizedQuantileRegressor",
+            "LocalizedConformalRegressor",
+            "MultiOutputConformalRegressor",
+            "RiskControlledClassifier",
+            "SplitConformalRegressor",
+            "VennAbersCalibrator",
+        )
+    },
+    "BootstrapConformalRegressor": dict.fromkeys(_WEIGHTS, _BAGS),
+    "NonexchangeableConformalRegressor": dict.fromkeys(_WEIGHTS, _LAST_ROWS),
+    "OnlineConformalRegressor": dict.fromkeys(_WEIGHTS, _LAST_ROWS),
     "ConformalQuantiles": {
         "check_estimators_nan_inf": _INFINITY,
         "check_dtype_object": _COLUMNS,
@@ -88,10 +137,6 @@ EXPECTED_FAILURES = {
         "check_positive_only_tag_during_fit": _COLUMNS,
         "check_readonly_memmap_input": _COLUMNS,
     },
-    "ConformalizedQuantileRegressor": {
-        "check_sample_weight_equivalence_on_dense_data": _SPLIT,
-        "check_sample_weight_equivalence_on_sparse_data": _SPLIT,
-    },
     "CrossFitQuantiles": {
         "check_transformer_data_not_an_array": _CROSS_FIT,
         "check_transformer_general": _CROSS_FIT,
@@ -101,10 +146,6 @@ EXPECTED_FAILURES = {
     "SortQuantiles": {"check_estimators_nan_inf": _INFINITY},
     "TorchQuantileRegressor": {
         "check_sample_weight_equivalence_on_dense_data": _NETWORK,
-    },
-    "SplitConformalRegressor": {
-        "check_sample_weight_equivalence_on_dense_data": _SPLIT,
-        "check_sample_weight_equivalence_on_sparse_data": _SPLIT,
     },
 }
 

@@ -177,7 +177,9 @@ def shuffled_splitter(cv: Any, random_state: Any) -> Any:
     return check_cv(cv)
 
 
-def partition(splitter: Any, X: Any, y: FloatArray) -> list[tuple[Any, Any]]:
+def partition(
+    splitter: Any, X: Any, y: FloatArray, groups: Any = None
+) -> list[tuple[Any, Any]]:
     """Return the splits, provided that every row is in exactly one test fold.
 
     Parameters
@@ -186,13 +188,17 @@ def partition(splitter: Any, X: Any, y: FloatArray) -> list[tuple[Any, Any]]:
         As `sklearn.model_selection.check_cv` returns it.
     X, y : array-like
         The rows.
+    groups : array-like of shape (n_samples,), default=None
+        Label of the group of each row, for splitters that keep groups together.
 
     Returns
     -------
     list of (train, test)
         Arrays of row numbers.
     """
-    splits = list(splitter.split(X, y))
+    # A splitter of the user's own need not know of groups.
+    extra = () if groups is None else (groups,)
+    splits = list(splitter.split(X, y, *extra))
     tested = np.concatenate([np.asarray(test) for _, test in splits] or [[]])
     name = type(splitter).__name__.lstrip("_")
     if not np.array_equal(np.sort(tested), np.arange(_num_samples(X))):

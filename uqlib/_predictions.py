@@ -1,7 +1,7 @@
 """The one door to predictions of models that need not be ours.
 
-Every family gets points, quantiles and intervals of a wrapped model here, and here
-alone it is decided how a model gives them:
+Every family gets points, quantiles, intervals, probabilities and measures of normality
+of a wrapped model here, and here alone it is decided how a model gives them:
 
 =============================================  =======================================
 what the model is                              how it gives quantiles
@@ -26,26 +26,20 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import _num_samples
 
-from uqlib._compat import BaseSearchCV
+from uqlib._core.group_ranks import list_labels
+from uqlib._core.label_checks import check_proba
 from uqlib._core.levels import central_pair, check_quantiles, level_indices
 from uqlib._core.monotone import interpolate_level
-from uqlib._core.scores import outward_interval
+from uqlib._core.multilabel_losses import check_label_proba
+from uqlib._core.outward import outward_interval
+from uqlib._quantile_models import (
+    NO_QUANTILES,
+    is_transformer,
+    quantile_parameter,
+    real_steps,
+)
 from uqlib._typing import FloatArray
 from uqlib._validation import check_finite_predictions
-
-
-class QuantileParameter(NamedTuple):
-    """How the levels of a model are set before it is fitted.
-
-    `kind` is "own" (it is a quantile regressor of its own), "predict" (levels are
-    chosen at prediction), "many" (one fit, all levels) or "single" (one fit a
-    level). `name` is the parameter that takes the level or levels, None if there is
-    none; `fixed` are parameters that must be set with it.
-    """
-
-    kind: str
-    name: str | None
-    fixed: dict[str, Any]
 
 
 class QuantilePrediction(NamedTuple):
@@ -55,70 +49,8 @@ class QuantilePrediction(NamedTuple):
     quantiles: FloatArray
 
 
-# Known learners by the name of a class in their method resolution order, so that
-# subclasses are known too and nothing is imported.
-_SINGLE_LEVEL = {
-    "HistGradientBoostingRegressor": ("quantile", {"loss": "quantile"}),
-    "GradientBoostingRegressor": ("alpha", {"loss": "quantile"}),
-    "QuantileRegressor": ("quantile", {}),
-    "LGBMRegressor": ("alpha", {"objective": "quantile"}),
-    "DummyRegressor": ("quantile", {"strategy": "quantile"}),
-}
-_MANY_LEVEL = {"XGBRegressor": ("quantile_alpha", {"objective": "reg:quantileerror"})}
-
-_NO_QUANTILES = (
-    "{} cannot give quantiles. Wrap a learner that has a quantile loss in "
-    "MultiQuantileRegressor (name the parameter that takes the level with "
-    "quantile_param=), or pass a model with predict_quantiles."
-)
-
-
-def quantile_parameter(estimator: Any, name: str = "auto") -> QuantileParameter:
-    """Return how the quantile levels of an unfitted model are set.
-
-    Parameters
-    ----------
-    estimator : estimator
-        A regressor or a pipeline that ends in one.
-    name : str, default="auto"
-        The parameter that takes one level, in the syntax of `set_params`; "auto"
-        recognizes the model.
-
-    Returns
-    -------
-    QuantileParameter
-        With names as `estimator.set_params` takes them.
-    """
-    if name != "auto":
-        if name not in estimator.get_params(deep=True):
-            raise ValueError(
-                f"quantile_param={name!r} is not a parameter of "
-                f"{type(estimator).__name__}. It has: {sorted(estimator.get_params())}."
-            )
-        return QuantileParameter("single", name, _set_with(estimator, name))
-    if isinstance(estimator, FrozenEstimator) or _is_transformer(estimator):
-        return QuantileParameter("own", None, {})
-    if isinstance(estimator, Pipeline):
-        step, model = _real_steps(estimator)[-1]
-        return _prefixed(step, quantile_parameter(model))
-    if isinstance(estimator, BaseSearchCV):
-        return _prefixed("estimator", quantile_parameter(estimator.estimator))
-    if hasattr(type(estimator), "predict_quantiles"):
-        own = "quantiles" if "quantiles" in estimator.get_params() else None
-        return QuantileParameter("own", own, {})
-    if _predict_takes_quantiles(estimator):
-        return QuantileParameter("predict", None, {})
-    for kind, known in (("many", _MANY_LEVEL), ("single", _SINGLE_LEVEL)):
-        parameter, fixed = _known(estimator, known)
-        if parameter is not None:
-            return QuantileParameter(kind, parameter, fixed)
-    if "quantile" in estimator.get_params():
-        return QuantileParameter("single", "quantile", {})
-    raise ValueError(_NO_QUANTILES.format(type(estimator).__name__))
-
-
 def predict_quantiles(
-    estimator: Any, X: Any, quantiles: Any = None
+    estimator: Any, X: Any, quantiles: Any = None, **conditions: Any
 ) -> QuantilePrediction:
     """Return the quantile matrix of a fitted model, whatever kind of model it is.
 
@@ -130,6 +62,9 @@ def predict_quantiles(
         Rows.
     quantiles : array-like of shape (n_quantiles,), default=None
         Levels asked for; None takes those that the model has.
+    **conditions : dict
+        More about the rows, as `mondrian_groups` and `likelihood_ratio`, for the method
+        `predict_quantiles` of the innermost model; None stands for nothing.
 
     Returns
     -------
@@ -137,7 +72,7 @@ def predict_quantiles(
         The matrix (float64, without NaN) and its levels.
     """
     asked = None if quantiles is None else check_quantiles(quantiles)
-    values, levels = _quantile_matrix(estimator, X, asked)
+    values, levels = _quantile_matrix(estimator, X, asked, _given(conditions))
     values = np.asarray(values, dtype=np.float64)
     if values.ndim == 1:
         values = values.reshape(-1, 1)
@@ -180,7 +115,10 @@ def predict_point(estimator: Any, X: Any) -> FloatArray:
 
 
 def predict_interval(
-    estimator: Any, X: Any, confidence_level: float | None = None
+    estimator: Any,
+    X: Any,
+    confidence_level: float | None = None,
+    **conditions: Any,
 ) -> FloatArray:
     """Return the intervals of a fitted model.
 
@@ -193,6 +131,10 @@ def predict_interval(
         Rows.
     confidence_level : float, default=None
         Coverage; None takes the model's own.
+    **conditions : dict
+        More about the rows, as `mondrian_groups` and `likelihood_ratio`, for the method
+        `predict_interval` (or `predict_quantiles`) of the innermost model; None stands
+        for nothing.
 
     Returns
     -------
@@ -201,14 +143,127 @@ def predict_interval(
     """
     inner, X = _innermost(estimator, X, "predict_interval")
     if hasattr(inner, "predict_interval"):
-        if confidence_level is None:
-            return np.asarray(inner.predict_interval(X), dtype=np.float64)
-        interval = inner.predict_interval(X, confidence_level=confidence_level)
-        return np.asarray(interval, dtype=np.float64)
+        arguments = _given({"confidence_level": confidence_level})
+        arguments |= _taken(inner, "predict_interval", _given(conditions))
+        return np.asarray(inner.predict_interval(X, **arguments), dtype=np.float64)
     if confidence_level is None:
         confidence_level = own_confidence_level(inner)
-    values, _ = predict_quantiles(inner, X, central_pair(confidence_level))
+    pair = central_pair(confidence_level)
+    values, _ = predict_quantiles(inner, X, pair, **conditions)
     return outward_interval(values[:, 0], values[:, 1])
+
+
+def predict_proba(model: Any, X: Any, classes: Any) -> FloatArray:
+    """Return class probabilities of a fitted classifier, one column a class.
+
+    Parameters
+    ----------
+    model : classifier
+        Fitted, with `predict_proba` and `classes_`.
+    X : array-like or dataframe of shape (n_samples, n_features)
+        Rows.
+    classes : ndarray of shape (n_classes,)
+        The classes in the order of the columns; one that the model was not trained on
+        has the probability 0.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_classes)
+        Rows sum to 1.
+    """
+    name = type(model).__name__
+    if not hasattr(model, "predict_proba"):
+        raise ValueError(
+            f"{name} has no predict_proba, from which the scores of labels are "
+            "computed. Wrap it in sklearn.calibration.CalibratedClassifierCV, or use "
+            "a classifier with probabilities."
+        )
+    own = model_classes(model)
+    proba = check_proba(model.predict_proba(X), f"{name}.predict_proba(X)")
+    if proba.shape != (_num_samples(X), own.size):
+        raise ValueError(
+            f"{name}.predict_proba gave an array of shape {proba.shape} for "
+            f"{_num_samples(X)} rows and {own.size} classes: it must give one row for "
+            "each row and one column for each class."
+        )
+    if np.array_equal(own, classes):
+        return proba
+    aligned = np.zeros((len(proba), len(classes)), dtype=proba.dtype)
+    aligned[:, label_columns(own, classes)] = proba
+    return aligned
+
+
+def predict_label_proba(model: Any, X: Any, n_labels: int | None = None) -> FloatArray:
+    """Return the probability of each label, however a classifier gives it.
+
+    Parameters
+    ----------
+    model : classifier
+        Fitted, with `predict_proba`: an array with a column for each class or label, or
+        a list of one array (n_samples, 2) for each label.
+    X : array-like or dataframe of shape (n_samples, n_features)
+        Rows.
+    n_labels : int, default=None
+        The number of columns that there must be; None for any.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_labels)
+        In [0, 1].
+    """
+    name = type(model).__name__
+    if not hasattr(model, "predict_proba"):
+        raise ValueError(
+            f"{name} has no predict_proba, which label sets are made of. Wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV or choose a classifier that "
+            "gives probabilities."
+        )
+    proba = model.predict_proba(X)
+    if isinstance(proba, list):
+        pairs = zip(proba, model.classes_, strict=True)
+        proba = np.column_stack([_positive_column(*pair) for pair in pairs])
+    proba = check_label_proba(proba, f"the probabilities of {name}")
+    if len(proba) != _num_samples(X) or n_labels not in (None, proba.shape[1]):
+        raise ValueError(
+            f"{name}.predict_proba gave shape {proba.shape}, but there are "
+            f"{_num_samples(X)} rows and {n_labels} labels: one column a label is "
+            "needed."
+        )
+    return proba
+
+
+def predict_normality(estimator: Any, X: Any) -> FloatArray:
+    """Return how normal a fitted detector or density finds each row.
+
+    Parameters
+    ----------
+    estimator : object
+        With `score_samples` or `decision_function`.
+    X : array-like or dataframe of shape (n_samples, n_features)
+        Rows.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Larger = more normal, without NaN.
+    """
+    for method in ("score_samples", "decision_function"):
+        if hasattr(estimator, method):
+            values = np.asarray(getattr(estimator, method)(X), dtype=np.float64)
+            break
+    else:
+        raise ValueError(
+            f"{type(estimator).__name__} has neither score_samples nor "
+            "decision_function, which say how normal a row is. Use an outlier detector "
+            "or a density that can judge new rows, as "
+            "LocalOutlierFactor(novelty=True)."
+        )
+    if values.shape != (_num_samples(X),):
+        raise ValueError(
+            f"{type(estimator).__name__}.{method} gave an array of shape "
+            f"{values.shape} for {_num_samples(X)} rows: it must give one number each."
+        )
+    return check_finite_predictions(values, estimator)
 
 
 def own_confidence_level(estimator: Any) -> float:
@@ -252,15 +307,65 @@ def gives_intervals(estimator: Any) -> bool:
     return hasattr(inner, "predict_interval")
 
 
+def model_classes(model: Any) -> Any:
+    """Return the classes of a fitted classifier.
+
+    Parameters
+    ----------
+    model : classifier
+        Fitted, of one target.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        Its `classes_`.
+    """
+    classes = getattr(model, "classes_", None)
+    if classes is None or isinstance(classes, list):
+        raise ValueError(
+            f"{type(model).__name__} has no array classes_ that names the columns of "
+            "its predict_proba. Use a classifier of one target with classes_."
+        )
+    return np.asarray(classes)
+
+
+def label_columns(y: Any, classes: Any) -> Any:
+    """Return the position of each label among the classes, or say which has none.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels.
+    classes : ndarray of shape (n_classes,)
+        The classes that a model knows.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Columns.
+    """
+    position = {label: k for k, label in enumerate(classes.tolist())}
+    labels, inverse = np.unique(y, return_inverse=True)
+    columns = np.array([position.get(label, -1) for label in labels.tolist()])
+    if (columns < 0).any():
+        raise ValueError(
+            f"y has labels that the estimator does not know: "
+            f"{list_labels(labels[columns < 0])}; it knows {list_labels(classes)}. "
+            "Leave such rows out of calibration, or fit an estimator on all classes."
+        )
+    return columns[inverse]
+
+
 def _quantile_matrix(
-    estimator: Any, X: Any, asked: FloatArray | None
+    estimator: Any, X: Any, asked: FloatArray | None, conditions: dict[str, Any]
 ) -> tuple[Any, FloatArray]:
     if isinstance(estimator, list | tuple):
-        return _stack_single_levels(estimator, X)
+        return _stack_single_levels(estimator, X, conditions)
     estimator, X = _innermost(estimator, X, "predict_quantiles")
+    conditions = _taken(estimator, "predict_quantiles", conditions)
     if hasattr(estimator, "predict_quantiles"):
-        return _own_quantiles(estimator, X, asked)
-    if isinstance(estimator, Pipeline) or _is_transformer(estimator):
+        return _own_quantiles(estimator, X, asked, conditions)
+    if isinstance(estimator, Pipeline) or is_transformer(estimator):
         return np.asarray(estimator.transform(X)), _transformer_levels(estimator)
     kind, name, _ = quantile_parameter(estimator)
     if kind == "predict":
@@ -279,47 +384,14 @@ def _innermost(estimator: Any, X: Any, method: str) -> tuple[Any, Any]:
             estimator = estimator.estimator
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
-        elif isinstance(estimator, Pipeline) and not _is_transformer(estimator):
-            *before, (_, last) = _real_steps(estimator)
+        elif isinstance(estimator, Pipeline) and not is_transformer(estimator):
+            *before, (_, last) = real_steps(estimator)
             for _, step in before:
                 X = None if X is None else step.transform(X)
             estimator = last
         else:
             break
     return estimator, X
-
-
-def _real_steps(pipeline: Pipeline) -> list[tuple[str, Any]]:
-    """Return the steps of a pipeline that do something; the last one if none does."""
-    steps = [pair for pair in pipeline.steps if pair[1] not in (None, "passthrough")]
-    return steps or pipeline.steps[-1:]
-
-
-def _prefixed(step: str, parameter: QuantileParameter) -> QuantileParameter:
-    """Return the parameter of an inner model as its wrapper takes it."""
-    kind, name, fixed = parameter
-    prefixed = {f"{step}__{key}": value for key, value in fixed.items()}
-    return QuantileParameter(kind, name and f"{step}__{name}", prefixed)
-
-
-def _set_with(estimator: Any, name: str) -> dict[str, Any]:
-    """Return what must be set together with a named parameter of a known learner."""
-    path, _, last = name.rpartition("__")
-    owner = estimator.get_params(deep=True)[path] if path else estimator
-    for known in (_MANY_LEVEL, _SINGLE_LEVEL):
-        parameter, fixed = _known(owner, known)
-        if parameter == last:
-            return {f"{path}__{key}" if path else key: v for key, v in fixed.items()}
-    return {}
-
-
-def _known(estimator: Any, known: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the parameter of a known learner and what must be set with it."""
-    for ancestor in type(estimator).__mro__:
-        if ancestor.__name__ in known:
-            parameter, fixed = known[ancestor.__name__]
-            return parameter, dict(fixed)
-    return None, {}
 
 
 def _check_rows(values: FloatArray, X: Any, source: Any) -> None:
@@ -330,42 +402,54 @@ def _check_rows(values: FloatArray, X: Any, source: Any) -> None:
         )
 
 
-def _is_transformer(estimator: Any) -> bool:
-    if isinstance(estimator, Pipeline):
-        estimator = _real_steps(estimator)[-1][1]
-    return hasattr(estimator, "transform") and not hasattr(estimator, "predict")
-
-
-def _predict_takes_quantiles(estimator: Any) -> bool:
-    predict = getattr(estimator, "predict", None)
-    return predict is not None and "quantiles" in inspect.signature(predict).parameters
-
-
 def _own_quantiles(
-    estimator: Any, X: Any, asked: FloatArray | None
+    estimator: Any, X: Any, asked: FloatArray | None, conditions: dict[str, Any]
 ) -> tuple[Any, FloatArray]:
     levels = getattr(estimator, "quantiles_", None)
     takes_levels = (
         "quantiles" in inspect.signature(estimator.predict_quantiles).parameters
     )
     if asked is not None and takes_levels:
-        return estimator.predict_quantiles(X, quantiles=asked), asked
+        return estimator.predict_quantiles(X, quantiles=asked, **conditions), asked
     if levels is not None:
-        return estimator.predict_quantiles(X), np.asarray(levels, dtype=np.float64)
+        values = estimator.predict_quantiles(X, **conditions)
+        return values, np.asarray(levels, dtype=np.float64)
     if asked is None:
         raise ValueError(
             f"quantiles is needed: {type(estimator).__name__} has no levels of its own "
             "(no attribute quantiles_). Pass quantiles=."
         )
-    return estimator.predict_quantiles(X), asked
+    return estimator.predict_quantiles(X, **conditions), asked
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _taken(model: Any, method: str, conditions: dict[str, Any]) -> dict[str, Any]:
+    """Return the conditions, provided that a method of a model takes all of them."""
+    function = getattr(model, method, None)
+    if not conditions:
+        return {}
+    parameters = inspect.signature(function).parameters if function else {}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return conditions
+    refused = sorted(set(conditions) - set(parameters))
+    if refused:
+        raise TypeError(
+            f"{', '.join(refused)} cannot be used: {type(model).__name__}"
+            + (f".{method} does not take it." if function else f" has no {method}.")
+            + " Leave it out, or use a model that does, as SplitConformalRegressor."
+        )
+    return conditions
 
 
 def _stack_single_levels(
-    models: Iterable[Any], X: Any
+    models: Iterable[Any], X: Any, conditions: dict[str, Any]
 ) -> tuple[FloatArray, FloatArray]:
     columns = []
     for model in models:
-        values, levels = predict_quantiles(model, X)
+        values, levels = predict_quantiles(model, X, **conditions)
         columns += [(level, values[:, k]) for k, level in enumerate(levels)]
     columns.sort(key=lambda pair: pair[0])
     levels = check_quantiles([level for level, _ in columns])
@@ -380,7 +464,7 @@ def _transformer_levels(estimator: Any) -> FloatArray:
         levels = getattr(step, "quantiles_", None)
         if levels is not None:
             return np.asarray(levels, dtype=np.float64)
-    raise ValueError(_NO_QUANTILES.format(type(estimator).__name__))
+    raise ValueError(NO_QUANTILES.format(type(estimator).__name__))
 
 
 def _default_levels(estimator: Any) -> FloatArray:
@@ -405,3 +489,9 @@ def _parameter_levels(estimator: Any, kind: str, name: str | None) -> FloatArray
             "in MultiQuantileRegressor."
         )
     return check_quantiles(np.atleast_1d(level))
+
+
+def _positive_column(proba: Any, classes: Any) -> FloatArray:
+    """Return the probability of 1; a label that training saw once has one column."""
+    proba, found = np.asarray(proba), np.flatnonzero(np.asarray(classes) == 1)
+    return proba[:, found[0]] if found.size else np.zeros(len(proba))

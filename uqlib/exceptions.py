@@ -3,7 +3,12 @@
 import sys
 import warnings
 
-__all__ = ["AlreadyFittedWarning", "InfiniteIntervalWarning", "UncertaintyWarning"]
+__all__ = [
+    "AlreadyFittedWarning",
+    "InfiniteIntervalWarning",
+    "RiskNotControlledWarning",
+    "UncertaintyWarning",
+]
 
 
 class UncertaintyWarning(UserWarning):
@@ -57,6 +62,25 @@ class AlreadyFittedWarning(UncertaintyWarning):
     ...     _ = SplitConformalRegressor(model, random_state=0).fit(X, y)
     >>> caught[0].category.__name__
     'AlreadyFittedWarning'
+    """
+
+
+class RiskNotControlledWarning(UncertaintyWarning):
+    """No threshold is certified to keep the risk at its level.
+
+    The calibration rows are too few, or the losses too large at every threshold. What
+    is left is the safest set that there is: every label, or none where too many labels
+    are the risk. The message says which it is.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from uqlib.conformal import conformal_risk_threshold
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     threshold = conformal_risk_threshold([[1.0, 0.0]], [0.3, 0.6], 0.1)
+    >>> float(threshold), caught[0].category.__name__
+    (inf, 'RiskNotControlledWarning')
     """
 
 

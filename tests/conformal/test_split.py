@@ -272,7 +272,7 @@ def test_scores_that_cannot_calibrate():
         calibrated(Y, nonconformity=BrokenScore(3))
 
 
-@pytest.mark.parametrize("nonconformity", ["gamma", None, RelativeScore, 3])
+@pytest.mark.parametrize("nonconformity", ["gama", None, RelativeScore, 3])
 def test_unknown_scores(nonconformity):
     with pytest.raises(ValueError, match=re.escape(f"nonconformity={nonconformity!r}")):
         calibrated(Y, nonconformity=nonconformity)

@@ -8,17 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from uqlib._core.scores import (
-    NONCONFORMITY_SCORES,
-    AbsoluteScore,
+from uqlib._core.outward import (
     add_outward,
     lower_end,
     outward_envelope,
     outward_interval,
-    quantile_pair_scores,
     upper_end,
 )
+from uqlib._core.scores import NONCONFORMITY_SCORES, quantile_pair_scores
 from uqlib._typing import NonconformityScore
+from uqlib.conformal import AbsoluteScore
 
 VALUES = [-np.inf, -1.0, 0.0, 2.0, np.inf]
 LEVEL_SETS = [

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uqlib._core import ranks
-from uqlib._core.ranks import union_order_statistic
+from uqlib._core import union_selection
+from uqlib._core.union_selection import union_order_statistic
 
 DRAWS = {
     "tie-free": lambda rng, size: rng.normal(size=size),
@@ -60,7 +60,7 @@ def test_blocks_of_rows_leave_no_seam(monkeypatch):
     shifts = [np.sort(rng.normal(size=40)) for _ in range(3)]
     bases = rng.normal(size=(101, 3))
     whole = union_order_statistic(bases, shifts, 90)
-    monkeypatch.setattr(ranks, "_UNION_BLOCK", 50)
+    monkeypatch.setattr(union_selection, "_BLOCK", 50)
     np.testing.assert_array_equal(union_order_statistic(bases, shifts, 90), whole)
 
 

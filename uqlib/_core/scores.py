@@ -2,34 +2,301 @@ r"""Nonconformity scores, each with its inverse. Larger is stranger.
 
 For every threshold t and every y: if score(y, y_pred) <= t, then lower <= y <= upper,
 where (lower, upper) = inverse(y_pred, t); in exact arithmetic the converse holds too.
-
-A score is rounded and so is an end, and with ties at the threshold (targets of one
-decimal, say) the rounding of both could put every tied target just outside. So ends
-are rounded outwards: a computed difference fl(d) <= t means d < up(t), where up is the
-next larger float, and then base + d < base + up(t) <= up(fl(base + up(t))).
+Ends are rounded outwards for that (see `outward`).
 """
+
+from typing import Any
 
 import numpy as np
 
-from uqlib._core.levels import find_level
-from uqlib._typing import FloatArray, NonconformityScore
+from uqlib._core.outward import next_larger, split_interval
+from uqlib._typing import FloatArray
 
 
 class AbsoluteScore:
-    r"""Absolute residual :math:`s = |y - \hat y|`; inverse :math:`\hat y \pm t`."""
+    r"""Absolute residual :math:`s = |y - \hat y|`; inverse :math:`\hat y \pm t`.
+
+    Notes
+    -----
+    .. rubric:: Guarantee
+
+    None of its own: every score is valid, and the guarantee is that of the calibrator
+    which uses it.
+
+    A score that fits the data makes intervals short; one that does not costs width and
+    never coverage.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from uqlib.conformal import AbsoluteScore
+    >>> score = AbsoluteScore()
+    >>> score.score(np.array([1.0, 5.0]), np.array([2.0, 2.0]))
+    array([1., 3.])
+    """
 
     def score(self, y: FloatArray, y_pred: FloatArray) -> FloatArray:
-        """Return the absolute residuals, shape (n_samples,)."""
+        """Return the absolute residuals.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples,)
+            Target.
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The scores, at least 0.
+        """
         return np.abs(y - y_pred)
 
-    def inverse(self, y_pred: FloatArray, threshold: float) -> FloatArray:
-        """Return [y_pred - t, y_pred + t], shape (n_samples, 2)."""
-        return outward_interval(
-            lower_end(y_pred, -threshold), upper_end(y_pred, threshold)
-        )
+    def inverse(self, y_pred: FloatArray, threshold: Any) -> FloatArray:
+        """Return [y_pred - t, y_pred + t].
+
+        Parameters
+        ----------
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+        threshold : float or ndarray of shape (n_samples,)
+            The t, one for all rows or one a row.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2)
+            Lower and upper bounds.
+        """
+        return split_interval(y_pred, _pair(threshold))
+
+    def affine(self, y_pred: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return what makes the ends affine in the threshold.
+
+        Parameters
+        ----------
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+
+        Returns
+        -------
+        lower_base, upper_base, scale : ndarray of shape (n_samples,)
+            The ends are lower_base - t scale and upper_base + t scale.
+        """
+        return y_pred, y_pred, np.ones_like(y_pred)
 
 
-NONCONFORMITY_SCORES: dict[str, type[NonconformityScore]] = {"absolute": AbsoluteScore}
+class SignedScore:
+    r"""Both signed residuals, each end calibrated alone.
+
+    .. math:: s = (\hat y - y, \; y - \hat y), \qquad
+              C = [\hat y - t_1, \; \hat y + t_2],
+
+    each threshold at the one-sided level :math:`1 - \alpha / 2`: intervals that need
+    not be symmetric about the prediction and miss with at most
+    :math:`\alpha / 2` on either side.
+
+    Notes
+    -----
+    .. rubric:: Guarantee
+
+    None of its own: every score is valid, and the guarantee is that of the calibrator
+    which uses it, here for each end at :math:`1 - \alpha / 2`.
+
+    A score that fits the data makes intervals short; one that does not costs width and
+    never coverage.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from uqlib.conformal import SignedScore
+    >>> SignedScore().score(np.array([1.0, 5.0]), np.array([2.0, 2.0]))
+    array([[ 1., -1.],
+           [-3.,  3.]])
+    """
+
+    def score(self, y: FloatArray, y_pred: FloatArray) -> FloatArray:
+        """Return how far the target lies below and above the prediction.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples,)
+            Target.
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2)
+            The scores of the lower and the upper end.
+        """
+        return np.column_stack([y_pred - y, y - y_pred])
+
+    def inverse(self, y_pred: FloatArray, threshold: Any) -> FloatArray:
+        """Return [y_pred - t_1, y_pred + t_2].
+
+        Parameters
+        ----------
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+        threshold : ndarray of shape (2,) or (n_samples, 2)
+            The thresholds of the two ends.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2)
+            Lower and upper bounds.
+        """
+        return split_interval(y_pred, threshold)
+
+    def affine(self, y_pred: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return what makes the ends affine in the threshold.
+
+        Parameters
+        ----------
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+
+        Returns
+        -------
+        lower_base, upper_base, scale : ndarray of shape (n_samples,)
+            The ends are lower_base - t_1 scale and upper_base + t_2 scale.
+        """
+        return y_pred, y_pred, np.ones_like(y_pred)
+
+
+class GammaScore:
+    r"""Residual relative to the prediction.
+
+    .. math:: s = |y - \hat y| / |\hat y|, \qquad
+              C = \hat y \pm t |\hat y| .
+
+    For targets whose spread grows in proportion to their size. A prediction of 0 has
+    the score :math:`+\infty` unless it is right.
+
+    Notes
+    -----
+    .. rubric:: Guarantee
+
+    None of its own: every score is valid, and the guarantee is that of the calibrator
+    which uses it.
+
+    A score that fits the data makes intervals short; one that does not costs width and
+    never coverage.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from uqlib.conformal import GammaScore
+    >>> GammaScore().score(np.array([1.0, 5.0]), np.array([2.0, 4.0]))
+    array([0.5 , 0.25])
+    """
+
+    def score(self, y: FloatArray, y_pred: FloatArray) -> FloatArray:
+        """Return the relative residuals.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples,)
+            Target.
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The scores, at least 0.
+        """
+        return scaled_scores(y, y_pred, np.abs(y_pred))
+
+    def inverse(self, y_pred: FloatArray, threshold: Any) -> FloatArray:
+        """Return y_pred -+ t |y_pred|.
+
+        Parameters
+        ----------
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+        threshold : float or ndarray of shape (n_samples,)
+            The t, one for all rows or one a row.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2)
+            Lower and upper bounds.
+        """
+        return scaled_interval(y_pred, np.abs(y_pred), threshold)
+
+    def affine(self, y_pred: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return what makes the ends affine in the threshold.
+
+        Parameters
+        ----------
+        y_pred : ndarray of shape (n_samples,)
+            Point predictions.
+
+        Returns
+        -------
+        lower_base, upper_base, scale : ndarray of shape (n_samples,)
+            The ends are lower_base - t scale and upper_base + t scale.
+        """
+        return y_pred, y_pred, np.abs(y_pred)
+
+
+def scaled_scores(y: FloatArray, y_pred: FloatArray, scale: FloatArray) -> FloatArray:
+    """Return |y - y_pred| / scale; a scale of 0 gives +inf, and 0 for no residual.
+
+    Parameters
+    ----------
+    y, y_pred, scale : ndarray of shape (n_samples,)
+        Target, prediction and a scale that is at least 0.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The scores, at least 0.
+    """
+    residual = np.abs(y - y_pred)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(residual == 0, 0.0, residual / scale)
+
+
+def scaled_interval(
+    y_pred: FloatArray, scale: FloatArray, threshold: Any
+) -> FloatArray:
+    """Return y_pred -+ threshold scale, rounded so that no tied target is lost.
+
+    fl(|d| / scale) <= t gives |d| < up(t) scale <= up(fl(up(t) scale)); see the top of
+    this module.
+
+    Parameters
+    ----------
+    y_pred, scale : ndarray of shape (n_samples,)
+        Prediction, and a scale that is at least 0.
+    threshold : float or ndarray of shape (n_samples,)
+        The threshold.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, 2)
+        Lower and upper bounds.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        margin = next_larger(np.asarray(next_larger(np.asarray(threshold)) * scale))
+    # Without scale only the prediction itself has a finite score.
+    margin = np.where(np.isnan(margin), np.inf, margin)
+    return split_interval(y_pred, _pair(margin))
+
+
+def _pair(threshold: Any) -> FloatArray:
+    """Return one threshold for both ends, whether for all rows or one a row."""
+    values = np.asarray(threshold, dtype=np.float64)
+    return values if values.ndim == 0 else np.column_stack([values, values])
+
+
+NONCONFORMITY_SCORES: dict[str, Any] = {
+    "absolute": AbsoluteScore,
+    "gamma": GammaScore,
+    "signed": SignedScore,
+}
 
 
 def quantile_pair_scores(
@@ -53,155 +320,3 @@ def quantile_pair_scores(
         The one-sided scores.
     """
     return y_interval[:, 0] - y, y - y_interval[:, 1]
-
-
-def upper_end(base: FloatArray, shift: FloatArray | float) -> FloatArray:
-    """Return base + shift, rounded so that no y with fl(y - base) <= shift is lost.
-
-    Parameters
-    ----------
-    base, shift : ndarray or float
-        Possibly infinite.
-
-    Returns
-    -------
-    ndarray
-        At most a few units in the last place above the sum; NaN where the sum is.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        return next_larger(np.asarray(base + next_larger(np.asarray(shift))))
-
-
-def lower_end(base: FloatArray, shift: FloatArray | float) -> FloatArray:
-    """Return base + shift, rounded so that no y with fl(y - base) >= shift is lost.
-
-    Parameters
-    ----------
-    base, shift : ndarray or float
-        Possibly infinite.
-
-    Returns
-    -------
-    ndarray
-        At most a few units in the last place below the sum; NaN where the sum is.
-    """
-    return -upper_end(-base, -np.asarray(shift))
-
-
-def next_larger(values: FloatArray) -> FloatArray:
-    """Return the next larger floats; infinities stay.
-
-    Parameters
-    ----------
-    values : ndarray
-        Possibly infinite: the float after -inf would be the most negative number.
-
-    Returns
-    -------
-    ndarray
-        Non-decreasing in the values.
-    """
-    return np.where(np.isfinite(values), np.nextafter(values, np.inf), values)
-
-
-def outward_interval(lower: FloatArray, upper: FloatArray) -> FloatArray:
-    """Return the interval of two bounds; whatever is undefined goes outwards.
-
-    The difference of two infinities is the end that encloses more, and bounds that
-    crossed are exchanged. Both only enlarge the set {lower <= y <= upper} (empty
-    where the bounds cross), so every coverage statement survives.
-
-    Parameters
-    ----------
-    lower, upper : ndarray of shape (n_samples,)
-        The bounds.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, 2)
-        The interval, lower <= upper, without NaN.
-    """
-    lower = np.where(np.isnan(lower), -np.inf, lower)
-    upper = np.where(np.isnan(upper), np.inf, upper)
-    return np.column_stack([np.minimum(lower, upper), np.maximum(lower, upper)])
-
-
-def add_outward(
-    y_quantiles: FloatArray, quantiles: FloatArray, shift: FloatArray
-) -> FloatArray:
-    """Return y_quantiles + shift, rounded and resolved away from the median.
-
-    Levels below 1/2 are rounded down and levels above up, as `lower_end` and
-    `upper_end` do. +inf and -inf add up to -inf at a level below 1/2, to +inf at a
-    level above, and leave the median as it was.
-
-    Parameters
-    ----------
-    y_quantiles : ndarray of shape (n_samples, n_quantiles)
-        The quantile matrix.
-    quantiles : ndarray of shape (n_quantiles,)
-        Its levels.
-    shift : ndarray of shape (n_quantiles,)
-        What is added to each level.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_quantiles)
-        The shifted matrix, without NaN.
-    """
-    median = find_level(quantiles, 0.5)
-    below = quantiles < 0.5
-    shifted = np.where(
-        below, lower_end(y_quantiles, shift), upper_end(y_quantiles, shift)
-    )
-    if median is not None:
-        with np.errstate(invalid="ignore"):
-            shifted[:, median] = y_quantiles[:, median] + shift[median]
-    undefined = np.isnan(shifted)
-    if undefined.any():
-        fallback = np.broadcast_to(
-            np.where(below, -np.inf, np.inf), shifted.shape
-        ).copy()
-        if median is not None:
-            fallback[:, median] = y_quantiles[:, median]
-        shifted[undefined] = fallback[undefined]
-    return shifted
-
-
-def outward_envelope(y_quantiles: FloatArray, quantiles: FloatArray) -> FloatArray:
-    r"""Repair crossing by moving ends outwards only.
-
-    Seen from the middle outwards, a lower end becomes the minimum over itself and
-    the ends inside it, an upper end the maximum:
-
-    .. math::
-        \tilde q_\tau = \min_{\tau \le \sigma \le 1/2} q_\sigma \ (\tau < 1/2), \qquad
-        \tilde q_\tau = \max_{1/2 \le \sigma \le \tau} q_\sigma \ (\tau > 1/2).
-
-    Without a level 1/2 the two innermost ends are exchanged where they cross. Every
-    lower end can only fall and every upper end only rise, so each one-sided and each
-    central coverage statement survives.
-
-    Parameters
-    ----------
-    y_quantiles : ndarray of shape (n_samples, n_quantiles)
-        The quantile matrix.
-    quantiles : ndarray of shape (n_quantiles,)
-        Its levels.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_quantiles)
-        A new matrix with non-decreasing rows.
-    """
-    result = y_quantiles.copy()
-    median = find_level(quantiles, 0.5)
-    first_upper = int(np.searchsorted(quantiles, 0.5)) if median is None else median
-    if median is None and 0 < first_upper < quantiles.size:
-        result[:, first_upper - 1 : first_upper + 1].sort(axis=1)
-    # Cumulative extremes from the middle outwards; the median, if any, starts both.
-    n_lower = first_upper if median is None else median + 1
-    lower, upper = result[:, :n_lower][:, ::-1], result[:, first_upper:]
-    np.minimum.accumulate(lower, axis=1, out=lower)
-    np.maximum.accumulate(upper, axis=1, out=upper)
-    return result

@@ -1,24 +1,12 @@
 """Conformalized quantile regression."""
 
-from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
-from uqlib._core.levels import central_pair, level_indices
-from uqlib._core.ranks import threshold_at
-from uqlib._core.scores import (
-    lower_end,
-    outward_interval,
-    quantile_pair_scores,
-    upper_end,
-)
-from uqlib._predictions import predict_quantiles
-from uqlib._typing import FloatArray
-from uqlib.conformal._base import BaseSplitCalibrator
+from uqlib.conformal._base import BaseScoreRegressor
+from uqlib.conformal._scores import QuantileScore
 
 
-class ConformalizedQuantileRegressor(BaseSplitCalibrator):
+class ConformalizedQuantileRegressor(BaseScoreRegressor):
     r"""Intervals of guaranteed coverage whose width follows a quantile regressor.
 
     With the quantiles :math:`l(x), u(x)` of the levels :math:`\alpha / 2` and
@@ -44,6 +32,14 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
     symmetric : bool, default=True
         Move both ends by the same amount. False moves each end by its own, and
         guarantees each end: wider intervals for the same level.
+    group_by : str, int or callable, default=None
+        Column of X, by name or number, or a function of X, that gives the group of
+        each row: every group is calibrated by its own rows. Instead, arrays can be
+        passed as `mondrian_groups` to the methods.
+    weight_estimator : classifier or callable, default=None
+        What gives the likelihood ratio of new rows over calibration rows: a fitted
+        classifier whose second class is the new rows, or a function of X. Instead,
+        arrays can be passed as `likelihood_ratio` to the methods.
     calibration_size : float or int, default=0.25
         Share or number of rows held out for calibration. Without effect for a
         `FrozenEstimator`, where all rows calibrate.
@@ -62,8 +58,12 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
         Number of calibration rows.
     confidence_level_ : float
         The level of the last calibration.
-    threshold_ : float or ndarray of shape (2,)
-        What is added outwards at the lower and upper end. Negative values shrink.
+    threshold_ : float or ndarray of shape (2,), (n_groups,) or (n_groups, 2)
+        What is added outwards at the lower and upper end. Negative values shrink. One
+        for each group, and for each end if not symmetric. With likelihood ratios every
+        row has its own, and there is no such attribute.
+    groups_ : ndarray of shape (n_groups,)
+        Labels of the groups at calibration, sorted, if there are groups.
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -98,6 +98,9 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
     :math:`P(y < C(x)) \le \alpha / 2` and :math:`P(y > C(x)) \le \alpha / 2`. Ends that
     cross after shrinking are exchanged, which only enlarges the interval.
 
+    With groups the same holds within each group, and with the true likelihood ratios
+    for new rows of the other law, as for :class:`SplitConformalRegressor`.
+
     References
     ----------
     .. [1] Y. Romano, E. Patterson, E. J. Candes, "Conformalized Quantile Regression",
@@ -124,60 +127,18 @@ class ConformalizedQuantileRegressor(BaseSplitCalibrator):
         *,
         confidence_level: float = 0.9,
         symmetric: bool = True,
+        group_by: Any = None,
+        weight_estimator: Any = None,
         calibration_size: float | int = 0.25,
         random_state: Any = None,
     ) -> None:
         self.estimator = estimator
         self.confidence_level = confidence_level
         self.symmetric = symmetric
+        self.group_by = group_by
+        self.weight_estimator = weight_estimator
         self.calibration_size = calibration_size
         self.random_state = random_state
 
-    def _set_calibration(self, X: Any, y: FloatArray) -> None:
-        # All levels of the calibration rows are kept, so that predict_interval can be
-        # asked for any pair that the estimator has.
-        pair = np.array(central_pair(self.confidence_level_))
-        values, self.quantiles_ = self._calibration_quantiles(X, pair)
-        level_indices(self.quantiles_, pair)
-        # Copies: a frozen model may hand out its own arrays, and y is the user's.
-        self._calibration_y, self._calibration_values = y.copy(), values.copy()
-        self.scores_ = self._scores(pair, self.symmetric)
-
-    def _calibration_quantiles(self, X: Any, pair: FloatArray) -> Any:
-        prediction = predict_quantiles(self.estimator_, X)
-        try:
-            level_indices(prediction.quantiles, pair)
-        except ValueError:
-            # The levels that a model has by default need not be all it can give.
-            return predict_quantiles(self.estimator_, X, pair)
-        return prediction
-
-    def _scores(self, pair: FloatArray, symmetric: bool) -> FloatArray:
-        columns = level_indices(self.quantiles_, pair)
-        below, above = quantile_pair_scores(
-            self._calibration_y, self._calibration_values[:, columns]
-        )
-        if symmetric:
-            return np.maximum(below, above)
-        return np.column_stack([below, above])
-
-    def _threshold(self, level: Fraction) -> Any:
-        pair = np.array(central_pair(level))
-        symmetric = self.scores_.ndim == 1  # as it was calibrated
-        scores = self._scores(pair, symmetric)
-        if symmetric:
-            return threshold_at(scores, level)
-        one_sided = 1 - (1 - level) / 2
-        lower, upper = scores.T
-        first = threshold_at(lower, one_sided)
-        if np.isposinf(first):  # one warning is enough for two ends of equal rank
-            return np.array([first, np.inf])
-        return np.array([first, threshold_at(upper, one_sided)])
-
-    def _interval(self, X: Any, level: Fraction, threshold: Any) -> FloatArray:
-        values, _ = predict_quantiles(self.estimator_, X, central_pair(level))
-        lower_offset, upper_offset = np.broadcast_to(threshold, 2)
-        return outward_interval(
-            lower_end(values[:, 0], -lower_offset),
-            upper_end(values[:, 1], upper_offset),
-        )
+    def _unfitted_score(self) -> Any:
+        return QuantileScore(self.symmetric)

@@ -14,13 +14,14 @@ from uqlib._core.levels import (
     level_names,
     levels_from_names,
 )
+from uqlib._core.outward import add_outward, outward_envelope
 from uqlib._core.ranks import (
     lower_rank_from_fraction,
     order_statistic,
     rank_from_fraction,
     warn_infinite,
 )
-from uqlib._core.scores import add_outward, outward_envelope, quantile_pair_scores
+from uqlib._core.scores import quantile_pair_scores
 from uqlib._typing import FloatArray
 from uqlib._validation import check_quantile_input, check_X_y
 

@@ -1,20 +1,13 @@
 """Split conformal regression around any regressor."""
 
-from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
-from uqlib._core.checks import as_1d, check_rows
-from uqlib._core.ranks import threshold_at
-from uqlib._core.scores import NONCONFORMITY_SCORES
-from uqlib._predictions import predict_point
-from uqlib._typing import FloatArray, NonconformityScore
-from uqlib._validation import check_finite_predictions
-from uqlib.conformal._base import BaseSplitCalibrator
+from uqlib._typing import NonconformityScore
+from uqlib.conformal._base import BaseScoreRegressor
+from uqlib.conformal._scores import resolve_score
 
 
-class SplitConformalRegressor(BaseSplitCalibrator):
+class SplitConformalRegressor(BaseScoreRegressor):
     r"""Intervals of guaranteed coverage around any regressor.
 
     With nonconformity scores :math:`s_i = s(y_i, \hat y_i)` of n rows that the
@@ -32,10 +25,22 @@ class SplitConformalRegressor(BaseSplitCalibrator):
         :class:`~sklearn.frozen.FrozenEstimator` is used as it stands.
     confidence_level : float, default=0.9
         Coverage asked for, strictly between 0 and 1.
-    nonconformity : {"absolute"} or nonconformity score, default="absolute"
-        How strange a target is, larger = stranger. An object with
-        ``score(y, y_pred)`` -> (n_samples,) and its inverse
-        ``inverse(y_pred, threshold)`` -> (n_samples, 2) is used as it is.
+    nonconformity : {"absolute", "signed", "normalized", "gamma", "quantile"} or \
+            nonconformity score, default="absolute"
+        How strange a target is, larger = stranger: :class:`AbsoluteScore`,
+        :class:`SignedScore`, :class:`NormalizedScore`, :class:`GammaScore`,
+        :class:`QuantileScore`. An object with ``score(y, y_pred)`` -> (n_samples,) and
+        its inverse ``inverse(y_pred, threshold)`` -> (n_samples, 2) is used as it is;
+        scores of shape (n_samples, 2) belong to the two ends, each calibrated at
+        :math:`1 - \alpha / 2`.
+    group_by : str, int or callable, default=None
+        Column of X, by name or number, or a function of X, that gives the group of
+        each row: every group is calibrated by its own rows. Instead, arrays can be
+        passed as `mondrian_groups` to the methods.
+    weight_estimator : classifier or callable, default=None
+        What gives the likelihood ratio of new rows over calibration rows: a fitted
+        classifier whose second class is the new rows, or a function of X. Instead,
+        arrays can be passed as `likelihood_ratio` to the methods.
     calibration_size : float or int, default=0.25
         Share or number of rows held out for calibration. Without effect for a
         `FrozenEstimator`, where all rows calibrate.
@@ -54,8 +59,12 @@ class SplitConformalRegressor(BaseSplitCalibrator):
         Number of calibration rows.
     confidence_level_ : float
         The level of the last calibration.
-    threshold_ : float
-        The k-th smallest score; +inf if the rows are too few for the level.
+    threshold_ : float or ndarray of shape (2,), (n_groups,) or (n_groups, 2)
+        The k-th smallest score; +inf if the rows are too few for the level. One for
+        each group, and for each end where the scores have two columns. With likelihood
+        ratios every row has its own, and there is no such attribute.
+    groups_ : ndarray of shape (n_groups,)
+        Labels of the groups at calibration, sorted, if there are groups.
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -92,10 +101,22 @@ class SplitConformalRegressor(BaseSplitCalibrator):
     independent draws of one law with continuous scores, the coverage conditional on the
     calibration rows is random with the law :math:`\mathrm{Beta}(k, n + 1 - k)`.
 
+    With groups the same holds within each group, n being its number of calibration
+    rows: :math:`P(y \in C(x) \mid g) \ge p`. A group without calibration rows gets
+    the infinite interval, with a warning.
+
+    With the true likelihood ratios, up to a factor, :math:`P(y \in C(x)) \ge p` holds
+    for independent new rows whose features follow the other law [2]_; a new row that is
+    too unlike the calibration rows gets the infinite interval, with a warning. With
+    estimated ratios there is no guarantee: coverage is then at least p less the total
+    variation distance between the law that the ratios belong to and the true one.
+
     References
     ----------
     .. [1] J. Lei, M. G'Sell, A. Rinaldo, R. J. Tibshirani, L. Wasserman,
        "Distribution-Free Predictive Inference for Regression", arXiv:1604.04173.
+    .. [2] R. J. Tibshirani, R. F. Barber, E. J. Candes, A. Ramdas, "Conformal
+       Prediction Under Covariate Shift", arXiv:1904.06019.
 
     Examples
     --------
@@ -115,39 +136,18 @@ class SplitConformalRegressor(BaseSplitCalibrator):
         *,
         confidence_level: float = 0.9,
         nonconformity: str | NonconformityScore = "absolute",
+        group_by: Any = None,
+        weight_estimator: Any = None,
         calibration_size: float | int = 0.25,
         random_state: Any = None,
     ) -> None:
         self.estimator = estimator
         self.confidence_level = confidence_level
         self.nonconformity = nonconformity
+        self.group_by = group_by
+        self.weight_estimator = weight_estimator
         self.calibration_size = calibration_size
         self.random_state = random_state
 
-    def _set_calibration(self, X: Any, y: FloatArray) -> None:
-        self.nonconformity_ = _resolve_score(self.nonconformity)
-        y_pred = predict_point(self.estimator_, X)
-        scores = as_1d(self.nonconformity_.score(y, y_pred), "nonconformity scores")
-        check_rows(y.size, scores.size, "nonconformity scores", "y")
-        self.scores_ = scores
-
-    def _threshold(self, level: Fraction) -> float:
-        return threshold_at(self.scores_, level)
-
-    def _interval(self, X: Any, level: Fraction, threshold: float) -> FloatArray:
-        y_pred = predict_point(self.estimator_, X)
-        interval = np.asarray(self.nonconformity_.inverse(y_pred, threshold))
-        return check_finite_predictions(interval, self.nonconformity_)
-
-
-def _resolve_score(nonconformity: Any) -> Any:
-    if isinstance(nonconformity, str) and nonconformity in NONCONFORMITY_SCORES:
-        return NONCONFORMITY_SCORES[nonconformity]()
-    missing = [m for m in ("score", "inverse") if not hasattr(nonconformity, m)]
-    if isinstance(nonconformity, str | type) or missing:
-        raise ValueError(
-            f"nonconformity={nonconformity!r} must be one of "
-            f"{sorted(NONCONFORMITY_SCORES)} or an object with score(y, y_pred) and "
-            "inverse(y_pred, threshold)."
-        )
-    return nonconformity
+    def _unfitted_score(self) -> Any:
+        return resolve_score(self.nonconformity)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from uqlib._core.checks import as_1d, check_rows
 from uqlib._core.levels import check_confidence_level, exact_level, find_level
-from uqlib._core.scores import outward_interval
+from uqlib._core.outward import outward_interval
 from uqlib._predictions import (
     gives_intervals,
     own_confidence_level,

@@ -1,5 +1,6 @@
-"""Metrics of quantiles and intervals, and scorers that rank models by them."""
+"""Metrics of quantiles, intervals and probabilities; scorers that rank models."""
 
+from uqlib._core.calibration_error import adaptive_calibration_error
 from uqlib.metrics._interval import (
     coverage_score,
     interval_score,
@@ -22,6 +23,7 @@ from uqlib.metrics._scorers import (
 )
 
 __all__ = [
+    "adaptive_calibration_error",
     "coverage_score",
     "coverage_scorer",
     "crps_from_quantiles",

@@ -1,17 +1,14 @@
 """Scorers that ask a model for quantiles or intervals; larger is better.
 
 `sklearn.metrics.make_scorer` knows scikit-learn's own prediction methods alone, so
-these are callables ``scorer(estimator, X, y, sample_weight=None)``, which
+these are callables ``scorer(estimator, X, y, **metadata)`` of their own, which
 `cross_validate` and the searches take as they are.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from uqlib._core.levels import check_confidence_level, check_quantiles
-from uqlib._predictions import own_confidence_level, predict_interval, predict_quantiles
 from uqlib._typing import Scorer
 from uqlib.metrics._interval import coverage_score, interval_score, mean_interval_width
 from uqlib.metrics._quantile import (
@@ -20,58 +17,20 @@ from uqlib.metrics._quantile import (
     quantile_calibration_error,
     weighted_interval_score,
 )
+from uqlib.metrics._scorer_objects import IntervalScorer, QuantileScorer
 
 
-class _Scorer:
-    """A picklable callable that shows how it was made."""
-
-    def __init__(self, metric: Callable[..., float], sign: int, argument: Any) -> None:
-        self._metric, self._sign, self._argument = metric, sign, argument
-
-    def __repr__(self) -> str:
-        argument = self._argument
-        shown = argument.tolist() if isinstance(argument, np.ndarray) else argument
-        negated = "neg_" if self._sign < 0 else ""
-        return f"<{negated}{self._metric.__name__} at {shown}>"
-
-
-class _QuantileScorer(_Scorer):
-    def __call__(
-        self, estimator: Any, X: Any, y: Any, sample_weight: Any = None
-    ) -> float:
-        values, levels = predict_quantiles(estimator, X, self._argument)
-        return self._sign * self._metric(y, values, levels, sample_weight=sample_weight)
-
-
-class _IntervalScorer(_Scorer):
-    """The metrics of intervals differ in what they look at beside the intervals."""
-
-    def __call__(
-        self, estimator: Any, X: Any, y: Any, sample_weight: Any = None
-    ) -> float:
-        interval = predict_interval(estimator, X, self._argument)
-        needed: dict[Any, tuple[Any, ...]] = {
-            coverage_score: (y, interval),
-            mean_interval_width: (interval,),
-        }
-        arguments = needed.get(self._metric) or (y, interval, self._level(estimator))
-        return self._sign * self._metric(*arguments, sample_weight=sample_weight)
-
-    def _level(self, estimator: Any) -> float:
-        return self._argument or own_confidence_level(estimator)
-
-
-def _quantile_scorer(metric: Callable[..., float], quantiles: Any) -> _QuantileScorer:
+def _quantile_scorer(metric: Callable[..., float], quantiles: Any) -> QuantileScorer:
     levels = None if quantiles is None else check_quantiles(quantiles)
-    return _QuantileScorer(metric, -1, levels)
+    return QuantileScorer(metric, -1, levels)
 
 
 def _interval_scorer(
     metric: Callable[..., float], sign: int, confidence_level: Any
-) -> _IntervalScorer:
+) -> IntervalScorer:
     if confidence_level is not None:
         check_confidence_level(confidence_level)
-    return _IntervalScorer(metric, sign, confidence_level)
+    return IntervalScorer(metric, sign, confidence_level)
 
 
 def coverage_scorer(confidence_level: Any = None) -> Scorer:
@@ -87,8 +46,10 @@ def coverage_scorer(confidence_level: Any = None) -> Scorer:
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)`` -> float between 0 and 1. It is
-        for reports: more coverage than asked for is no better, so do not search by it.
+        ``scorer(estimator, X, y, **metadata)`` -> float between 0 and 1. It is for
+        reports: more coverage than asked for is no better, so do not search by it.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
 
     Raises
     ------
@@ -121,7 +82,9 @@ def neg_crps_scorer(quantiles: Any = None) -> Scorer:
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)`` -> float, larger is better.
+        ``scorer(estimator, X, y, **metadata)`` -> float, larger is better.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
 
     Raises
     ------
@@ -154,7 +117,9 @@ def neg_interval_score_scorer(confidence_level: Any = None) -> Scorer:
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)`` -> float, larger is better.
+        ``scorer(estimator, X, y, **metadata)`` -> float, larger is better.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
 
     Raises
     ------
@@ -187,8 +152,10 @@ def neg_interval_width_scorer(confidence_level: Any = None) -> Scorer:
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)`` -> float, larger is better at
-        equal coverage.
+        ``scorer(estimator, X, y, **metadata)`` -> float, larger is better at equal
+        coverage.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
 
     Raises
     ------
@@ -221,7 +188,9 @@ def neg_pinball_scorer(quantiles: Any = None) -> Scorer:
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)`` -> float, larger is better.
+        ``scorer(estimator, X, y, **metadata)`` -> float, larger is better.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
 
     Raises
     ------
@@ -257,8 +226,10 @@ def neg_quantile_calibration_error_scorer(
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)`` -> float, larger is better.
+        ``scorer(estimator, X, y, **metadata)`` -> float, larger is better.
         It does not reward sharpness.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
 
     Raises
     ------
@@ -291,7 +262,9 @@ def neg_weighted_interval_score_scorer(quantiles: Any = None) -> Scorer:
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)`` -> float, larger is better.
+        ``scorer(estimator, X, y, **metadata)`` -> float, larger is better.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
 
     Raises
     ------

@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from uqlib._core.checks import check_sample_weight
 from uqlib._core.levels import check_quantiles, level_indices
 from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
-from uqlib._predictions import predict_quantiles, quantile_parameter
+from uqlib._predictions import predict_quantiles
+from uqlib._quantile_models import quantile_parameter
 from uqlib._typing import FloatArray
 from uqlib._validation import (
     check_finite_predictions,
