@@ -58,6 +58,11 @@ class NonconformityScore(Protocol):
 
     For every threshold t: ``score(y, y_pred) <= t`` implies ``lower <= y <= upper``
     with ``lower, upper = inverse(y_pred, t).T``, and in exact arithmetic the converse.
+
+    Optional methods: ``fit(estimator, X, y)`` learns from training rows;
+    ``predict(estimator, X, confidence_level)`` gives what stands for y_pred, always at
+    the level of calibration, unless ``predict_levels`` gives all levels at once;
+    ``affine(y_pred)`` tells cross-conformal methods how the ends move.
     """
 
     def score(self, y: FloatArray, y_pred: FloatArray) -> FloatArray:

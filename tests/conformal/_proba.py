@@ -40,15 +40,21 @@ def frozen(classes=(0, 1, 2)):
     return FrozenEstimator(ColumnsAsProba(classes).fit(None, None))
 
 
+def nine_digits(values):
+    """Round to 33 significant bits, in the arithmetic of the definition."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.floor(np.ldexp(mantissa, 33) + 0.5), exponent - 33)
+
+
 def proba_rows(n_samples, n_classes=3, seed=0, digits=None):
-    """Random probabilities and labels drawn from them."""
+    """Random probabilities, rounded as they count, and labels drawn from them."""
     rng = np.random.default_rng(seed)
     proba = rng.dirichlet(np.full(n_classes, 0.7), n_samples)
     if digits is not None:  # ties
         proba = np.round(proba * digits) + 1e-9
         proba /= proba.sum(axis=1, keepdims=True)
     labels = [rng.choice(n_classes, p=row) for row in proba]
-    return proba, np.array(labels)
+    return nine_digits(proba), np.array(labels)
 
 
 def quietly(function, *arguments, **keywords):

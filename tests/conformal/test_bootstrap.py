@@ -392,6 +392,22 @@ def test_weights_train_and_do_not_calibrate():
     np.testing.assert_allclose(ones.scores_, plain.scores_, rtol=1e-9)
 
 
+class WeighsItsRows(Zero):
+    """Refuses a weight that is not its row's."""
+
+    def fit(self, X, y, sample_weight):
+        """Compare the weights with a column."""
+        np.testing.assert_array_equal(np.asarray(X)[:, 0], sample_weight)
+        return super().fit(X, y)
+
+
+def test_every_row_of_a_bag_keeps_its_weight():
+    weight = np.arange(1.0, 61.0)
+    rows = np.column_stack([weight, X])
+    model = BootstrapConformalRegressor(WeighsItsRows(), random_state=0)
+    assert len(model.fit(rows, Y, weight).estimators_) == 30
+
+
 @pytest.mark.parametrize("aggregate", CENTER)
 def test_chunks_of_rows_leave_no_seam(monkeypatch, aggregate):
     model = BootstrapConformalRegressor(Ridge(), aggregate=aggregate, random_state=0)

@@ -11,6 +11,7 @@ from sklearn.tree import DecisionTreeClassifier
 from tests.conformal._proba import (
     calibrated,
     frozen,
+    nine_digits,
     proba_rows,
     quietly,
     scores_of_every_label,
@@ -253,11 +254,11 @@ def test_randomized_coverage_is_the_level_itself_in_spite_of_ties():
     # Every row has the same three probabilities, so all scores of a label tie. A peer
     # randomizes calibration scores and not those of prediction: its sets then differ.
     rng = np.random.default_rng(0)
-    p, level, n, n_new = np.array([0.6, 0.3, 0.1]), 0.8, 12, 20
+    p, level, n, n_new = nine_digits([0.6, 0.3, 0.1]), 0.8, 12, 20
     covered = {False: 0, True: 0}
     n_replications = 400
     for i in range(n_replications):
-        labels = rng.choice(3, size=n + n_new, p=p)
+        labels = rng.choice(3, size=n + n_new, p=[0.6, 0.3, 0.1])
         proba = np.tile(p, (n + n_new, 1))
         for randomized in covered:
             model = calibrated(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -13,8 +15,11 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from tests._models import Zero, normal_rows
 from uqlib import (
     ConformalizedQuantileRegressor,
+    ConformalPredictiveRegressor,
+    CrossConformalRegressor,
     InfiniteIntervalWarning,
     LinearQuantileRegressor,
+    MultiOutputConformalRegressor,
     SplitConformalRegressor,
     conformal_quantile,
     group_quantiles,
@@ -25,6 +30,14 @@ X, Y = normal_rows(300, seed=0)
 GROUPS = np.array(["a", "b", "c"])[np.arange(300) % 3]
 RATIO = np.exp(X[:, 1])
 ZERO = FrozenEstimator(Zero().fit(X, Y))
+
+
+GROUPS_AS_NUMBERS = np.arange(300) % 3
+
+
+def first(rows):
+    """Return weights that follow the first column."""
+    return np.exp(rows[:, 0] / 4)
 
 
 def test_groups_by_hand():
@@ -167,6 +180,23 @@ def test_coverage_of_each_group_has_its_own_law():
         assert abs(np.mean(coverage[g]) - law.mean()) < 5 * error
 
 
+@pytest.mark.parametrize("label", ["0", "aa", "bz", "z"])
+@pytest.mark.parametrize("ratios", [False, True])
+@pytest.mark.parametrize("nonconformity", ["absolute", "signed"])
+def test_an_unseen_label_is_of_no_group_wherever_it_sorts(label, ratios, nonconformity):
+    rest = {"likelihood_ratio": np.ones(300)} if ratios else {}
+    model = SplitConformalRegressor(ZERO, nonconformity=nonconformity)
+    model.fit(X, Y, mondrian_groups=GROUPS, **rest)
+    groups = np.where(np.arange(300) < 10, label, GROUPS)
+    message = f"1 groups .* rows: '{label}'"
+    with pytest.warns(InfiniteIntervalWarning, match=message) as record:
+        interval = model.predict_interval(X, mondrian_groups=groups, **rest)
+    assert len(record) == 1
+    assert np.isinf(interval[:10]).all()
+    known = model.predict_interval(X, mondrian_groups=GROUPS, **rest)
+    np.testing.assert_array_equal(interval[10:], known[10:])
+
+
 def test_a_group_that_calibration_did_not_see():
     model = SplitConformalRegressor(Ridge(), random_state=0)
     model.fit(X, Y, mondrian_groups=GROUPS)
@@ -255,6 +285,53 @@ def test_a_classifier_of_three_classes_is_no_ratio():
     classifier = LogisticRegression().fit(X, np.arange(300) % 3)
     model = SplitConformalRegressor(Ridge(), weight_estimator=classifier)
     raising(model, "weight_estimator must have two classes")
+
+
+def test_a_fitted_classifier_survives_cloning_only_if_it_is_frozen():
+    classifier = LogisticRegression(C=1e-3).fit(X, RATIO > 1)
+    model = SplitConformalRegressor(ZERO, weight_estimator=classifier)
+    with pytest.raises(NotFittedError, match=r"pass FrozenEstimator\(weight_estimator"):
+        clone(model).fit(X, Y)
+    expected = model.fit(X, Y).predict_interval(X)
+    frozen = clone(model.set_params(weight_estimator=FrozenEstimator(classifier)))
+    np.testing.assert_array_equal(frozen.fit(X, Y).predict_interval(X), expected)
+
+
+@pytest.mark.parametrize(
+    ("calibrator", "parameters", "call"),
+    [
+        (SplitConformalRegressor, {"group_by": 2}, "predict_interval"),
+        (SplitConformalRegressor, {"weight_estimator": first}, "predict_interval"),
+        (CrossConformalRegressor, {"group_by": 2}, "predict_interval"),
+        (ConformalPredictiveRegressor, {"group_by": 2}, "predict_quantiles"),
+        (MultiOutputConformalRegressor, {"group_by": 2}, "predict_box"),
+    ],
+)
+def test_conditions_set_after_the_fit_wait_for_the_next(calibrator, parameters, call):
+    # A label of one column says nothing about the groups of another.
+    rows = np.column_stack([X, np.arange(300) % 3, np.arange(300) % 2])
+    base = Zero() if calibrator is CrossConformalRegressor else ZERO
+    model = calibrator(base, random_state=0, **parameters)
+    before = getattr(model.fit(rows, Y), call)(rows)
+    for other in (3, None):
+        model.set_params(**dict.fromkeys(parameters, other))
+        np.testing.assert_array_equal(getattr(model, call)(rows), before)
+
+
+def test_dates_are_no_numbers():
+    days = GROUPS_AS_NUMBERS.astype("datetime64[D]")
+    model = SplitConformalRegressor(ZERO).fit(X, Y, mondrian_groups=GROUPS_AS_NUMBERS)
+    with pytest.raises(ValueError, match="are of another type"):
+        model.predict_interval(X, mondrian_groups=days)
+
+
+def test_strings_of_any_length_are_strings():
+    model = SplitConformalRegressor(ZERO).fit(X, Y, mondrian_groups=GROUPS)
+    text = GROUPS.astype(np.dtypes.StringDType())
+    np.testing.assert_array_equal(
+        model.predict_interval(X, mondrian_groups=text),
+        model.predict_interval(X, mondrian_groups=GROUPS),
+    )
 
 
 def test_labels_of_another_type():

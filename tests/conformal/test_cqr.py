@@ -230,6 +230,23 @@ def test_the_calibration_is_a_copy():
     np.testing.assert_array_equal(model.predict_interval(X, 0.9), before)
 
 
+class Lookup(ColumnQuantiles):
+    """Hands out the array that it holds."""
+
+    def predict_quantiles(self, X):
+        return self.table_
+
+
+def test_arrays_that_a_model_hands_out_stay_its_own():
+    base = Lookup().fit(X, Y)
+    base.table_ = X[:, :1] + np.array([-1.0, 0.0, 1.0])
+    model = ConformalizedQuantileRegressor(FrozenEstimator(base)).fit(X, Y)
+    before = model.predict_interval(X, 0.9)
+    table, base.table_ = base.table_, base.table_.copy()
+    table -= 100
+    np.testing.assert_array_equal(model.predict_interval(X, 0.9), before)
+
+
 def test_parameters_set_after_the_fit_wait_for_the_next():
     model = ConformalizedQuantileRegressor(linear(), random_state=0).fit(X, Y)
     before = model.predict_interval(X)

@@ -259,9 +259,13 @@ def test_one_group_is_no_group():
     )
 
 
-def test_small_and_new_groups_are_infinite_with_one_warning():
+@pytest.mark.parametrize("score", [AbsoluteScore(), NoAffine(AbsoluteScore())])
+@pytest.mark.parametrize("method", METHODS)
+def test_small_and_new_groups_are_infinite_with_one_warning(method, score):
     labels = np.where(np.arange(100) < 8, "few", "many")
-    model = CrossConformalRegressor(Ridge(), random_state=0)
+    model = CrossConformalRegressor(
+        Ridge(), method=method, nonconformity=score, random_state=0
+    )
     with pytest.warns(InfiniteIntervalWarning, match="few") as caught:
         model.fit(X, Y, mondrian_groups=labels)
     assert len(caught) == 1

@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from tests.conformal._proba import nine_digits
 from uqlib import AlreadyFittedWarning, InfiniteIntervalWarning
 from uqlib.conformal import (
     ConformalClassifier,
@@ -61,7 +62,8 @@ def counts_by_hand(model, splits, estimator, X, y, new):
     count = np.zeros((len(new), 3), dtype=int)
     for train, test in splits:
         inner = clone(estimator).fit(X[train], y[train])
-        old, fresh = inner.predict_proba(X[test]), inner.predict_proba(new)
+        old = nine_digits(inner.predict_proba(X[test]))
+        fresh = nine_digits(inner.predict_proba(new))
         for i, row in enumerate(test):
             own = model.nonconformity_.labels(old[[i]], y[[row]], np.ones(1))[0]
             for j in range(len(new)):
@@ -101,7 +103,7 @@ def test_folds_and_models_are_those_of_the_splitter():
         np.testing.assert_array_equal(
             model.estimators_[k].predict_proba(NEW), inner.predict_proba(NEW)
         )
-        own = inner.predict_proba(X[test])[np.arange(test.size), Y[test]]
+        own = nine_digits(inner.predict_proba(X[test]))[np.arange(test.size), Y[test]]
         np.testing.assert_array_equal(model.scores_[test], 1 - own)
     full = GaussianNB().fit(X, Y)
     np.testing.assert_array_equal(model.predict(NEW), full.predict(NEW))
@@ -117,8 +119,8 @@ def test_leave_one_out():
     for i in range(25):
         keep = np.delete(rows, i)
         inner = GaussianNB().fit(X[keep], Y[keep])
-        own = 1 - inner.predict_proba(X[rows[[i]]])[0, Y[rows[i]]]
-        count += own < 1 - inner.predict_proba(NEW[:3])
+        own = nine_digits(inner.predict_proba(X[rows[[i]]]))[0, Y[rows[i]]]
+        count += nine_digits(inner.predict_proba(NEW[:3])) < own
     np.testing.assert_array_equal(model.predict_p_values(NEW[:3]), (26 - count) / 26)
 
 
@@ -265,7 +267,7 @@ def test_sample_weight_goes_to_training():
     model.fit(X, Y, sample_weight=weight)
     train, test = next(cv.split(X))
     inner = GaussianNB().fit(X[train], Y[train], sample_weight=weight[train])
-    own = inner.predict_proba(X[test])[np.arange(test.size), Y[test]]
+    own = nine_digits(inner.predict_proba(X[test]))[np.arange(test.size), Y[test]]
     np.testing.assert_array_equal(model.scores_[test], 1 - own)
 
 

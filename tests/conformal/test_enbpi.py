@@ -222,6 +222,9 @@ def test_infinite_predictions_give_no_nan():
     interval = model.predict_interval(X)
     assert not np.isnan(interval).any()
     assert np.isfinite(interval[X[:, 0] < 1.5]).all()
+    # Ends that are infinite by infinite residuals are no matter of their number.
+    interval = model.predict_interval(X, confidence_level=0.95)
+    assert np.isinf(interval).any()
 
 
 def test_frames(df_module):

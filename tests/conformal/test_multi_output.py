@@ -536,3 +536,17 @@ def test_no_rows_give_no_values(region):
     model, empty = calibrated(Y, region), np.empty((0, 2))
     assert model.predict_box(empty).shape == (0, 3, 2)
     assert model.region_volume(empty).shape == (0,)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+@pytest.mark.parametrize("region", ["box", "ellipsoid"])
+def test_the_unit_of_the_outputs_does_not_matter(region, unit, n_outputs):
+    # Squares of such residuals overflow, or vanish.
+    y = np.random.default_rng(0).normal(size=(60, n_outputs))
+    small, large = calibrated(y, region), calibrated(y * unit, region)
+    rows = np.zeros((60, 2))
+    inside = small.contains(rows, y)
+    assert 0.9 <= inside.mean() < 1
+    np.testing.assert_array_equal(large.contains(rows, y * unit), inside)
+    np.testing.assert_allclose(large.half_widths_, small.half_widths_ * unit)

@@ -268,6 +268,45 @@ def test_an_empty_interval_of_a_score_without_point():
     np.testing.assert_allclose(interval[:, 0], X[:5, 0], atol=1e-12)
 
 
+@pytest.mark.parametrize("nonconformity", ["absolute", "quantile"])
+def test_a_finite_threshold_below_every_score_makes_an_empty_interval(nonconformity):
+    # PID steps below the smallest score that is possible: ends that cross must not be
+    # put in order, or the interval would widen with the fall of the threshold.
+    model = OnlineConformalRegressor(
+        FrozenEstimator(ColumnQuantiles((0.25, 0.75)).fit(X, Y)),
+        nonconformity=nonconformity,
+        update="pid",
+        confidence_level=0.5,
+        saturation=0.05,
+        learning_rate=0.4,
+    ).fit(X[TRAIN], Y[TRAIN])
+    least, crossed = (0.0 if nonconformity == "absolute" else -0.67448975), 0
+    for t in range(60):
+        interval = model.predict_interval(X[[t]])
+        if np.isfinite(model.threshold_) and model.threshold_ < least - 1e-6:
+            crossed += 1
+            np.testing.assert_allclose(interval, X[t, 0], atol=1e-12)
+            assert interval[0, 0] == interval[0, 1]
+        elif model.threshold_ > least + 1e-6:
+            assert np.diff(interval)[0, 0] == pytest.approx(
+                2 * (model.threshold_ - least)
+            )
+        model.partial_fit(X[[t]], X[[t], 0])
+    assert crossed > 3
+
+
+def test_a_generous_inverse_is_not_taken_for_a_crossed_interval():
+    class Generous:
+        def score(self, y, y_pred):
+            return np.abs(y - y_pred)
+
+        def inverse(self, y_pred, threshold):
+            return np.column_stack([y_pred - threshold, y_pred + 9 * threshold])
+
+    model = followed(np.arange(1.0, 20.0), nonconformity=Generous())
+    np.testing.assert_array_equal(model.predict_interval(rows(1)), [[-18.0, 162.0]])
+
+
 @pytest.mark.parametrize("update", ["aci", "agaci"])
 def test_agaci_is_always_finite(update):
     model = followed(np.arange(1.0, 6.0), update=update, gamma=0.3, gammas=[0.3, 0.3])

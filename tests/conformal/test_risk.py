@@ -145,10 +145,12 @@ def test_false_discoveries_by_hand(correction, bound):
         correction=correction,
         bound=bound,
         thresholds=GRID,
+        random_state=7,
     ).fit(proba, labels)
     losses = false_discovery_losses(labels, proba, GRID)
+    order = np.random.RandomState(7).permutation(400)
     p_values = (
-        wsr_p_value(losses, 0.35)
+        wsr_p_value(losses[order], 0.35)
         if bound == "wsr"
         else hoeffding_bentkus_p_value(losses.mean(axis=0), 400, 0.35)
     )
@@ -209,6 +211,30 @@ def test_a_label_that_training_never_saw_has_probability_zero():
     sets = model.predict_set(X, threshold=0.5)
     assert not sets[:, 1].any()
     assert sets[:, 2].all()
+
+
+def test_a_class_that_is_only_in_calibration_has_probability_zero():
+    X, y = np.arange(60.0).reshape(-1, 1), np.repeat([0, 3], 30)
+    y[5] = 1
+    seed = next(
+        s
+        for s in range(99)
+        if 5 in train_test_split(range(60), test_size=0.25, random_state=s)[1]
+    )
+    model = RiskControlledClassifier(KNeighborsClassifier(1), random_state=seed)
+    model.fit(X, y)
+    assert model.estimator_.classes_.tolist() == [0, 3]
+    assert model.classes_.tolist() == [0, 1, 3]
+    proba = model.estimator_.predict_proba(X)
+    sets = model.predict_set(X, threshold=0.5)
+    np.testing.assert_array_equal(sets[:, [0, 2]], proba >= 0.5)
+    assert not sets[:, 1].any()
+    assert model.predict_set(X, threshold=0.0).all()
+    # One calibration row of 15 is missed wherever its class is left out.
+    assert model.risks_[model.thresholds_ > 0].min() >= 1 / 15
+    assert model.calibrate(X[20:], y[20:]).classes_.tolist() == [0, 1, 3]
+    with pytest.raises(ValueError, match=r"classes \[7\] that the estimator was not"):
+        model.calibrate(X, np.where(y == 1, 7, y))
 
 
 def test_a_function_equals_the_name_that_it_computes():
@@ -356,17 +382,42 @@ def test_order_of_rows_matters_to_betting_alone():
     proba, labels = world(200, np.random.default_rng(3))
     order = np.random.default_rng(0).permutation(200)
 
-    def p_values(bound, rows):
-        model = RiskControlledClassifier(given_model(5), control="rcps", bound=bound)
+    def p_values(bound, rows, seed=0):
+        model = RiskControlledClassifier(
+            given_model(5), control="rcps", bound=bound, random_state=seed
+        )
         return model.fit(proba[rows], labels[rows]).p_values_
 
     every = np.arange(200)
     np.testing.assert_allclose(
         p_values("hoeffding_bentkus", order),
-        p_values("hoeffding_bentkus", every),
+        p_values("hoeffding_bentkus", every, seed=1),
         rtol=1e-9,
     )
+    np.testing.assert_array_equal(p_values("wsr", every), p_values("wsr", every))
     assert (p_values("wsr", order) != p_values("wsr", every)).any()
+    assert (p_values("wsr", every, seed=1) != p_values("wsr", every)).any()
+
+
+def test_rows_sorted_by_class_win_no_bets():
+    # At 0.5 the risk is 0.3, above the level. Whoever bets on 70 rows without a loss
+    # before the 30 with one gets rich: rows that come in order of class are shuffled.
+    rng, proba = np.random.default_rng(0), np.tile([0.7, 0.3], (100, 1))
+    model = RiskControlledClassifier(
+        given_model(2),
+        risk="miscoverage",
+        risk_level=0.2,
+        control="rcps",
+        bound="wsr",
+        thresholds=[0.0, 0.5],
+        random_state=np.random.RandomState(0),
+    )
+    wrong = 0
+    for _ in range(200):
+        y = np.sort((rng.random(100) < 0.3).astype(int))
+        wrong += model.fit(proba, y).valid_[1]
+        assert model.valid_[0]
+    assert wrong <= binom.isf(1e-6, 200, 0.1)
 
 
 def test_chunks_of_thresholds_do_not_matter(monkeypatch):
@@ -533,5 +584,6 @@ def test_bad_models_and_targets_are_errors():
     fitted = RiskControlledClassifier(given_model(5))
     proba, labels = world(50, np.random.default_rng(0))
     fitted.fit(proba, labels)
-    with pytest.raises(ValueError, match="threshold is NaN"):
-        fitted.predict_set(proba, threshold=np.nan)
+    for threshold in (np.nan, "0.5", [0.1, 0.2]):
+        with pytest.raises(ValueError, match="threshold must be a number, or None"):
+            fitted.predict_set(proba, threshold=threshold)

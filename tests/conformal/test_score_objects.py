@@ -16,7 +16,9 @@ from sklearn.model_selection import GridSearchCV, KFold, train_test_split
 from tests._models import Zero, normal_rows
 from uqlib import (
     AbsoluteScore,
+    BootstrapConformalRegressor,
     ConformalizedQuantileRegressor,
+    CrossConformalRegressor,
     GammaScore,
     LinearQuantileRegressor,
     NormalizedScore,
@@ -27,6 +29,7 @@ from uqlib import (
     coverage_score,
     neg_interval_score_scorer,
 )
+from uqlib.conformal._scores import resolve_score
 
 X, Y = normal_rows(300, seed=0)
 NUMBERS = st.floats(-1e3, 1e3)
@@ -67,6 +70,8 @@ def test_inside_means_a_score_of_at_most_the_threshold(
     # The converse up to rounding: what lies in the interval has no larger score than
     # the threshold and a few units in the last place of the numbers involved.
     y_pred = predictions(score, point, scale)
+    if isinstance(score, QuantileScore):  # ends that cross are exchanged: it is wider
+        y_pred = np.sort(y_pred, axis=1)
     scores = np.atleast_2d(score.score(np.array([y]), y_pred))
     pair = [threshold] * 2 if scores.shape[1] == 2 else threshold
     lower, upper = score.inverse(y_pred, np.array(pair))[0]
@@ -248,3 +253,80 @@ def test_a_score_that_learns_needs_fit():
     model.set_params(nonconformity="normalized")
     with pytest.raises(ValueError, match="nonconformity was changed to NormalizedScor"):
         model.calibrate(X, Y)
+
+
+class BandScore:
+    """Distance outside a band whose width is the level asked for."""
+
+    def __init__(self, level=None):
+        self.level = level
+
+    def predict(self, estimator, X, confidence_level):
+        """Return the ends of the band."""
+        half = self.level or confidence_level
+        return estimator.predict(X)[:, None] + [-half, half]
+
+    def score(self, y, y_pred):
+        """Return the scores."""
+        return np.maximum(y_pred[:, 0] - y, y - y_pred[:, 1])
+
+    def inverse(self, y_pred, threshold):
+        """Return the band, wider by the threshold."""
+        ends = [y_pred[:, 0] - threshold, y_pred[:, 1] + threshold]
+        return np.column_stack(ends)
+
+
+@pytest.mark.parametrize("level", [0.3, 0.9, 0.97])
+@pytest.mark.parametrize(
+    ("calibrator", "parameters"),
+    [
+        (SplitConformalRegressor, {}),
+        (CrossConformalRegressor, {"cv": 3}),
+        (CrossConformalRegressor, {"cv": 3, "method": "base"}),
+        (BootstrapConformalRegressor, {"n_estimators": 20}),
+    ],
+)
+def test_another_level_is_asked_of_the_scores_that_there_are(
+    calibrator, parameters, level
+):
+    # Scores of the band of 0.9 say nothing about the band of 0.3.
+    moving, fixed = (
+        calibrator(Ridge(), nonconformity=score, random_state=0, **parameters).fit(X, Y)
+        for score in (BandScore(), BandScore(level=0.9))
+    )
+    np.testing.assert_array_equal(
+        moving.predict_interval(X, level), fixed.predict_interval(X, level)
+    )
+
+
+class Transposed(BandScore):
+    """Bounds in two rows instead of two columns."""
+
+    def inverse(self, y_pred, threshold):
+        """Return the bounds, lying down."""
+        return super().inverse(y_pred, threshold).T
+
+
+@pytest.mark.parametrize(
+    "calibrator", [SplitConformalRegressor, CrossConformalRegressor]
+)
+def test_an_inverse_of_the_wrong_shape_is_refused(calibrator):
+    model = calibrator(Ridge(), nonconformity=Transposed()).fit(X, Y)
+    with pytest.raises(ValueError, match=r"Transposed.inverse gave .* \(2, "):
+        model.predict_interval(X)
+
+
+@pytest.mark.parametrize("name", ["absolute", "signed", "gamma", "quantile"])
+def test_differences_beyond_all_numbers_are_infinite_scores(name):
+    score, y = resolve_score(name), np.array([-1.7e308, 1.0])
+    y_pred = np.array([1e308, 1.0])
+    if name == "quantile":
+        y_pred = np.column_stack([y_pred, y_pred])
+    scores = np.reshape(score.score(y, y_pred), (2, -1))
+    assert scores.max(axis=1).tolist() == [np.inf, 0.0]
+
+
+def test_a_quantile_score_has_parameters():
+    model = SplitConformalRegressor(Ridge(), nonconformity=QuantileScore())
+    model = clone(model).set_params(nonconformity__symmetric=False)
+    assert repr(model.nonconformity) == "QuantileScore(symmetric=False)"

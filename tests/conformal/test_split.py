@@ -185,6 +185,10 @@ def test_a_calibration_that_fails_changes_nothing():
         model.calibrate(X[:20], Y[:20])
     assert model.n_calibration_ == 50
     np.testing.assert_array_equal(model.predict_interval(X), before)
+    model = SplitConformalRegressor(Ridge(), nonconformity=BrokenScore())
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.fit(X, Y)
+    assert not hasattr(model, "estimator_")
 
 
 def test_a_fit_that_fails_changes_no_interval():

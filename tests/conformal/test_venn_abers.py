@@ -17,6 +17,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClas
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import (
     GridSearchCV,
+    GroupKFold,
     KFold,
     StratifiedKFold,
     cross_val_predict,
@@ -201,6 +202,17 @@ def test_a_row_gets_the_same_in_any_batch():
     model = VennAbersCalibrator(LogisticRegression(), random_state=0).fit(X, Y)
     alone = np.concatenate([model.predict_proba(row) for row in X[:, None]])
     np.testing.assert_array_equal(alone, model.predict_proba(X))
+
+
+def test_scores_count_with_nine_digits():
+    y = np.array([1, 0, 1, 0])
+    for scale in (1e-200, 1.0, 1e200):
+        ranked = calibrated(scale * (1 + np.arange(4) * 1e-9), y)
+        expected = calibrated(np.arange(4.0), y).predict_proba(np.arange(4.0)[:, None])
+        found = ranked.predict_proba(scale * (1 + np.arange(4)[:, None] * 1e-9))
+        np.testing.assert_array_equal(found, expected)
+        tied = calibrated(scale * (1 + np.arange(4) * 1e-13), y)
+        assert np.unique(tied.predict_proba([[scale]])).size == 1
 
 
 def test_infinite_scores_are_the_largest():
@@ -426,6 +438,21 @@ def test_weights_are_routed():
     direct = VennAbersCalibrator(GaussianNB(), random_state=0)
     direct.fit(X, Y, sample_weight=weight)
     np.testing.assert_array_equal(routed, direct.predict_proba(X))
+
+
+def test_groups_go_to_the_splitter():
+    groups = np.arange(200) // 8
+    splits = list(GroupKFold(3).split(X, Y, groups))
+    by_list = VennAbersCalibrator(GaussianNB(), method="cross", cv=splits).fit(X, Y)
+    with config_context(enable_metadata_routing=True):
+        model = VennAbersCalibrator(GaussianNB(), method="cross", cv=GroupKFold(3))
+        search = GridSearchCV(
+            model.set_fit_request(groups=True), {"merge": ["log"]}, cv=GroupKFold(2)
+        )
+        routed = search.fit(X, Y, groups=groups).predict_proba(X)
+    np.testing.assert_array_equal(routed, by_list.predict_proba(X))
+    with pytest.raises(ValueError, match="method='inductive' draws the rows held out"):
+        VennAbersCalibrator(GaussianNB()).fit(X, Y, groups=groups)
 
 
 def test_a_fitted_estimator_warns_and_is_not_touched():

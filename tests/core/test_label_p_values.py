@@ -51,6 +51,13 @@ def test_p_values_and_thresholds_count(scores, new, u, level, weighted):
     )
 
 
+def test_a_smoothed_p_value_of_alpha_is_too_small():
+    # u = 0 and 9 scores: the p-value between the two largest is 1 / 10 to the last bit.
+    cell, u = CalibrationCell(np.arange(9.0)), np.zeros(1)
+    assert cell.p_values(np.array([[7.0, 7.5]]), None, u).tolist() == [[0.1, 0.1]]
+    assert cell.thresholds(Fraction(9, 10), 1, None, u) < 7.0
+
+
 @given(st.lists(few, min_size=1, max_size=40), st.integers(1, 99))
 def test_thresholds_are_exact_at_every_level(scores, percent):
     # p > 1 - level, decided in integers.
@@ -156,3 +163,26 @@ def test_cells_are_compared_with_their_own_rows(by_group, by_label, weighted, sm
     threshold = cells.thresholds(Fraction(4, 5), new)
     assert threshold.shape == (n_new, n_classes if by_label else 1)
     np.testing.assert_array_equal(own <= threshold, p > 0.2)
+
+
+@pytest.mark.parametrize("scale", [2.0**1020, 2.0**-1070, 2.0**600])
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_only_ratios_of_weights_matter_also_near_the_ends_of_the_floats(
+    scale, smoothed
+):
+    # Sums of such weights overflow: a p-value of inf / inf would leave every label out.
+    scores, old = RNG.normal(size=40).round(1), RNG.integers(1, 4, 40).astype(float)
+    new, w = RNG.normal(size=(6, 3)).round(1), RNG.integers(1, 4, 6).astype(float)
+    u = RNG.random(6) if smoothed else None
+    plain, scaled = CalibrationCell(scores, old), CalibrationCell(scores, scale * old)
+    np.testing.assert_array_equal(
+        plain.p_values(new, w, u), scaled.p_values(new, scale * w, u)
+    )
+    np.testing.assert_array_equal(
+        plain.thresholds(Fraction(4, 5), 6, w, u),
+        scaled.thresholds(Fraction(4, 5), 6, scale * w, u),
+    )
+    # A new row that outweighs all others is compared with nothing but itself.
+    heavy = scaled.p_values(new, np.full(6, 1e308 if scale < 1 else 2.0**1023), u)
+    assert np.isfinite(heavy).all()
+    assert scale > 1 or (heavy == (1.0 if u is None else u[:, None])).all()

@@ -77,10 +77,11 @@ def test_a_constant_model_leaves_out_the_mean():
     [
         (np.eye(5), None),  # p = n: every leverage is 1
         (np.column_stack([np.arange(8.0), 2 * np.arange(8.0)]), None),  # collinear
+        (np.random.default_rng(0).normal(size=(30, 2))[:, [0, 1, 0]], None),
         (np.eye(8)[:, :1], None),  # one row alone determines the slope
         (np.arange(4.0).reshape(-1, 1), np.array([1.0, 1.0, 0.0, 0.0])),
     ],
-    ids=["square", "collinear", "leverage one", "too few weights"],
+    ids=["square", "collinear", "twice the same", "leverage one", "too few weights"],
 )
 def test_what_the_other_rows_do_not_determine_is_left_to_refits(X, weight):
     y = np.random.default_rng(2).normal(size=len(X))

@@ -283,6 +283,15 @@ def test_few_and_no_rows():
     assert found.size == 0
 
 
+def test_places_beyond_all_floats_are_far_from_everything():
+    # In units of the bandwidth 5 is infinite, and nothing is known to lie near it.
+    with pytest.warns(InfiniteIntervalWarning, match="at least 1 of the weight"):
+        found = localized_conformal_quantile(
+            [3.0, 4.0], [[0.0], [5.0]], [[0.0], [5.0]], 0.5, bandwidth=1e-320
+        )
+    np.testing.assert_array_equal(found, [3.0, np.inf])
+
+
 def test_median_distance():
     places = np.random.default_rng(0).normal(size=(30, 3))
     pairs = [np.linalg.norm(places[i] - places[j]) for i in range(30) for j in range(i)]
@@ -306,6 +315,8 @@ def test_median_distance():
         ({"bandwidth": 0.0}, "bandwidth must be positive, got 0.0"),
         ({"bandwidth": np.nan}, "bandwidth must be positive, got nan"),
         ({"bandwidth": "wide"}, "bandwidth must be a positive number, got 'wide'"),
+        ({"bandwidth": "1"}, "bandwidth must be a positive number, got '1'"),
+        ({"bandwidth": True}, "bandwidth must be a positive number, got True"),
         ({"kernel": "cosine"}, "kernel='cosine' must be one of ['box', 'gaussian']"),
         ({"kernel": lambda u: -u}, "kernel must turn an array of distances into"),
         ({"kernel": lambda u: u * np.nan}, "finite weights >= 0"),

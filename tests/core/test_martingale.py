@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
@@ -47,9 +47,10 @@ def test_each_is_a_conformal_p_value_among_those_before(scores, u):
         np.testing.assert_array_equal(p_values[t : t + 1], expected)
 
 
-@given(scores=scores_with_ties | any_scores, cut=st.integers(0, 40))
-def test_pieces_give_what_the_whole_gives(scores, cut):
-    scores = np.array(scores, dtype=float)
+@given(scores=scores_with_ties | any_scores, share=st.floats(0, 1))
+@example(scores=[1.0, 2.0, 1.0, 1.0, 0.0, 2.0], share=0.5)
+def test_pieces_give_what_the_whole_gives(scores, share):
+    scores, cut = np.array(scores, dtype=float), int(share * len(scores))
     u = np.random.default_rng(0).random(scores.size)
     first, seen = continue_p_values(np.empty(0), scores[:cut], u[:cut])
     second, seen = continue_p_values(seen, scores[cut:], u[cut:])

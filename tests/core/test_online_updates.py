@@ -82,13 +82,15 @@ def agaci_by_hand(past, stream, above, level, gammas, window):
     experts = range(len(gammas))
     totals = {end: [0.0] * len(gammas) for end in "lu"}
     squares = {end: [0.0] * len(gammas) for end in "lu"}
-    largest = {end: [0.0] * len(gammas) for end in "lu"}
+    largest = dict.fromkeys("lu", 0.0)
 
     def rate(end, k):
-        if largest[end][k] == 0:
-            return 0.0
+        if largest[end] == 0:
+            return 1.0
+        if squares[end][k] == 0:
+            return 1 / (2 * largest[end])
         slow = math.sqrt(math.log(len(gammas)) / squares[end][k])
-        return min(1 / (2 * largest[end][k]), slow)
+        return min(1 / (2 * largest[end]), slow)
 
     for score, up in zip(stream, above, strict=True):
         y = score if up else -score
@@ -97,18 +99,19 @@ def agaci_by_hand(past, stream, above, level, gammas, window):
         pair = []
         for end, tau in (("l", float(target) / 2), ("u", 1 - float(target) / 2)):
             bounds = [-q if end == "l" else q for q in finite]
-            mass = [math.exp(-rate(end, k) * totals[end][k]) for k in experts]
+            rates = [rate(end, k) for k in experts]
+            mass = [rates[k] * math.exp(-rates[k] * totals[end][k]) for k in experts]
             bound = sum(m * b for m, b in zip(mass, bounds, strict=True)) / sum(mass)
             # d/db of the pinball loss tau (y - b)_+ + (1 - tau) (b - y)_+ .
             beyond = y < bound if end == "l" else y > bound
             slope = (1 - tau if beyond else -tau) if end == "l" else None
             if end == "u":
                 slope = -tau if beyond else 1 - tau
+            excess = [slope * (bounds[k] - bound) for k in experts]
+            largest[end] = max(largest[end], *map(abs, excess))
             for k in experts:
-                excess = slope * (bounds[k] - bound)
-                largest[end][k] = max(largest[end][k], abs(excess))
-                squares[end][k] += excess**2
-                totals[end][k] += excess + rate(end, k) * excess**2
+                squares[end][k] += excess[k] ** 2
+                totals[end][k] += excess[k] + rate(end, k) * excess[k] ** 2
             pair.append(-bound if end == "l" else bound)
         thresholds.append(pair)
         for k, gamma in enumerate(gammas):
@@ -326,6 +329,17 @@ def test_pid_takes_the_largest_numbers_that_there_are():
         assert not np.isnan(ends).any()
         assert math.isfinite(update.tracked)
         assert abs(update.error) <= error_bound(1.0, t + 1)
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-200, 1e200, sys.float_info.max])
+def test_agaci_takes_scores_of_any_size(size):
+    past, stream, above = stream_of("break")
+    update, store = started("agaci", [size * min(s / 10, 1) for s in past])
+    ends = update.run(store, size * np.minimum(stream / 10, 1), above)
+    assert np.isfinite(ends).all()
+    assert (ends >= 0).all()
+    assert (ends <= size).all()
+    np.testing.assert_allclose(update.weights.sum(axis=1), 1)
 
 
 # ------------------------------------------------------------- what all share

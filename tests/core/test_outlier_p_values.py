@@ -366,6 +366,11 @@ def test_unknown_methods(method):
         conditional_p_values([0.5], 20, 0.9, method)
 
 
+def test_a_level_that_no_simulation_reaches():
+    with pytest.raises(ValueError, match=r"needs 9999999990 simulated sets.*'simes'"):
+        conditional_p_values([0.5], 20, 1 - 1e-9, "monte_carlo")
+
+
 def test_too_few_rows_for_the_limit_law():
     with pytest.raises(ValueError, match="n_calibration of at least 16, got 15"):
         conditional_p_values([0.5], 15, 0.9, "asymptotic")

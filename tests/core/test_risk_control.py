@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from uqlib._core.ranks import conformal_quantile
-from uqlib._core.risk_control import rows_for_risk
+from uqlib._core.risk_control import cautious_run, rows_for_risk
 from uqlib.conformal import (
     conformal_risk_threshold,
     hoeffding_bentkus_p_value,
@@ -117,6 +117,21 @@ def test_scale_order_of_rows_and_direction_do_not_matter(seed, scale):
     assert bolder <= expected
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.7e-9, 3e-12, 1e-300, 1e300])
+def test_losses_in_any_unit(unit):
+    # Rounding to a denominator of 10^9 would take a level of 6e-10 for one of 1e-9.
+    thresholds = np.arange(3.0)
+    losses = np.tile([0.65, 0.61, 0.5], (10**4, 1))
+    level = {"risk_level": 0.6 * unit, "loss_bound": unit}
+    for function in (conformal_risk_threshold, rcps_threshold):
+        assert function(losses * unit, thresholds, **level) == 2.0
+    assert hoeffding_bentkus_p_value(0.5 * unit, 100, **level) == pytest.approx(
+        hoeffding_bentkus_p_value(0.5, 100, 0.6)
+    )
+    with pytest.warns(RiskNotControlledWarning, match="at least 1 are needed"):
+        conformal_risk_threshold(np.zeros((0, 3)), thresholds, **level)
+
+
 @given(st.integers(0, 10**6), st.sampled_from(["hoeffding_bentkus", "wsr"]))
 def test_rcps_is_where_the_upper_bound_stays_below(seed, bound):
     losses = falling_losses(np.random.default_rng(seed), 40, 10) / DENOMINATOR
@@ -135,6 +150,13 @@ def test_rcps_is_where_the_upper_bound_stays_below(seed, bound):
         )
         valid = learn_then_test(p_values[::-1], 0.8)[::-1]
         assert valid.sum() == len(safe)
+
+
+def test_a_small_p_value_beyond_a_large_one_certifies_nothing():
+    # Bets on the order of the rows: their p-values need not rise along the thresholds.
+    p_values = np.array([0.01, 0.1, 0.2, 0.01])
+    found = cautious_run(p_values, Fraction(9, 10))
+    assert found.tolist() == [True, True, False, False]
 
 
 def test_rcps_holds_its_level_by_enumeration():

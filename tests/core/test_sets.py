@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.core._rows import both_paths
 from uqlib._core import kernels, label_ranking
+from uqlib._core.label_checks import nine_digits
 from uqlib.conformal import (
     aps_scores,
     aps_sets,
@@ -373,3 +374,30 @@ def test_bad_thresholds_and_weights_are_named():
         saps_sets(GOOD, 1.0, rank_weight=-1)
     with pytest.raises(ValueError, match="rank_weight must be a finite number >= 0"):
         saps_scores(GOOD, [0, 0, 0, 0], rank_weight="heavy")
+
+
+# ---------------------------------------------------------------- digits that count
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=20))
+def test_nine_digits_round_the_mantissa(values):
+    values = np.array(values)
+    values[np.abs(values) < 1e-300] = 0.0
+    rounded = nine_digits(values)
+    mantissa, exponent = np.frexp(np.abs(values))
+    expected = np.ldexp(np.floor(np.ldexp(mantissa, 33) + 0.5), exponent - 33)
+    np.testing.assert_array_equal(rounded, np.copysign(expected, values))
+    np.testing.assert_array_equal(nine_digits(rounded), rounded)
+    order = np.argsort(values)
+    assert (np.diff(rounded[order]) >= 0).all()
+    next_ones = nine_digits(np.nextafter(rounded, 1e308))
+    np.testing.assert_array_equal(next_ones[rounded != 0], rounded[rounded != 0])
+
+
+def test_nine_digits_at_the_ends():
+    ends = np.array([0.0, 1.0, -np.inf, np.inf, 2.0**-1000])
+    np.testing.assert_array_equal(nine_digits(ends), ends)
+    low = np.array([0.1, 0.7], dtype=np.float32)
+    assert nine_digits(low) is low
+    ends.flags.writeable = False
+    assert nine_digits(ends[::2]).flags.writeable

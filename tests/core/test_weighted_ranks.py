@@ -173,3 +173,11 @@ def test_coverage_under_a_known_shift():
         covered += score <= weighted_conformal_quantile(scores, weights, [new], 0.9)[0]
     error = math.sqrt(0.9 * 0.1 / replications)
     assert covered / replications >= 0.9 - 5 * error
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), [(0, 1, 1), (1, 0, 2)])
+def test_a_difference_in_the_last_place_decides(first, second, expected):
+    # Half of all mass: the first score has it just where it weighs no less than the
+    # second, be it by less than the rounding of their sum.
+    weights = 1 - np.array([first, second]) * 2.0**-53
+    assert weighted_conformal_quantile([1.0, 2.0], weights, [0.0], 0.5) == expected

@@ -28,6 +28,7 @@ import numpy as np
 
 from uqlib._core.checks import as_1d
 from uqlib._core.levels import check_confidence_level
+from uqlib._core.ranks import rows_needed
 from uqlib._core.tilted_walk import TiltedRegression
 from uqlib._typing import ArrayLike, FloatArray
 from uqlib.exceptions import InfiniteIntervalWarning, warn_user
@@ -181,8 +182,10 @@ def warn_if_unbounded(
     warn_user(
         f"For {infinite} of {thresholds.size} rows the {scores.size} calibration rows "
         f"are too few, or too unlike them in the features, for a finite bound at level "
-        f"{float(level):g}. The bound is infinite; pass more calibration rows like "
-        "them, calibrate over fewer functions or ask for a lower level.",
+        f"{float(level):g}: with a constant among the functions at least "
+        f"{rows_needed(level)} are needed, with others more. The bound is infinite; "
+        "pass more calibration rows like them, calibrate over fewer functions or ask "
+        "for a lower level.",
         InfiniteIntervalWarning,
     )
 

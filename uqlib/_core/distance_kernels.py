@@ -1,6 +1,7 @@
 """Kernels of the distance between rows: their weights, draws and bandwidths."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -130,12 +131,9 @@ def check_bandwidth(bandwidth: Any) -> float:
     float
         The bandwidth.
     """
-    try:
-        value = float(bandwidth)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"bandwidth must be a positive number, got {bandwidth!r}."
-        ) from error
+    if isinstance(bandwidth, bool) or not isinstance(bandwidth, Real):
+        raise ValueError(f"bandwidth must be a positive number, got {bandwidth!r}.")
+    value = float(bandwidth)
     if not value > 0:
         raise ValueError(
             f"bandwidth must be positive, got {bandwidth!r}. It is a distance in the "
@@ -181,8 +179,9 @@ def distances_between(rows: FloatArray, others: FloatArray) -> FloatArray:
     """
     # Column by column: rows that are equal get a distance of exactly 0.
     squared = np.zeros((len(rows), len(others)))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         for column, other in zip(rows.T, others.T, strict=True):
             difference = column[:, None] - other
             squared += np.multiply(difference, difference, out=difference)
+    squared[np.isnan(squared)] = np.inf  # places that are both out of range
     return np.asarray(np.sqrt(squared, out=squared))

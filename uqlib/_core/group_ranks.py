@@ -130,6 +130,8 @@ def check_groups(groups: Any, n_samples: int, name: str) -> NDArray[Any]:
         The labels.
     """
     values = np.asarray(groups)
+    if values.dtype.kind == "T":  # NumPy's strings of any length
+        values = values.astype(object)
     if values.shape != (n_samples,):
         raise ValueError(
             f"{name} must have shape ({n_samples},), one label a row, got shape "
@@ -137,7 +139,7 @@ def check_groups(groups: Any, n_samples: int, name: str) -> NDArray[Any]:
         )
     # What is not equal to itself is NaN or NaT; None and pandas.NA have no order.
     missing = (
-        np.array([_is_missing(v) for v in values])
+        np.array([is_missing(v) for v in values])
         if values.dtype == object
         else (values != values)
     )
@@ -161,7 +163,19 @@ def check_groups(groups: Any, n_samples: int, name: str) -> NDArray[Any]:
     return values
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Return whether a label is NaN, NaT, None or pandas.NA.
+
+    Parameters
+    ----------
+    value : object
+        One label.
+
+    Returns
+    -------
+    bool
+        True if there is none.
+    """
     try:
         return value is None or bool(value != value)
     except (TypeError, ValueError):  # pandas.NA refuses to be compared
@@ -215,7 +229,7 @@ def warn_small_groups(
     """
     needed = rows_needed(level)
     small = labels[sizes < needed]
-    if labels.size and small.size == 0:
+    if small.size == 0:
         return
     warn_user(
         f"{small.size} of {labels.size} groups have too few calibration rows for a "

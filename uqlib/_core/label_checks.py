@@ -66,6 +66,35 @@ def _check_block(block: FloatArray, start: int, name: str) -> None:
     )
 
 
+# A row must tie with its like among the calibration rows, but many models compute the
+# last bits of a row by the number of rows that go with it: where few rows are distinct,
+# a label at the threshold would be left out though all its likes are covered. Bits of a
+# float are in the order of its size, so that one addition rounds the last 20 off. The
+# floats of float32 are too few for that.
+_DROPPED = 20
+
+
+def nine_digits(values: FloatArray) -> FloatArray:
+    """Return numbers of 33 significant bits, which are nine decimal digits.
+
+    Parameters
+    ----------
+    values : ndarray
+        Finite numbers.
+
+    Returns
+    -------
+    ndarray
+        Rounded, float64; float32 as it is.
+    """
+    if values.dtype == np.float32:
+        return values
+    bits = np.array(values, dtype=np.float64).view(np.int64)
+    bits += 1 << (_DROPPED - 1)
+    bits &= -(1 << _DROPPED)
+    return bits.view(np.float64)
+
+
 def check_columns(y: ArrayLike, proba: FloatArray) -> NDArray[np.intp]:
     """Return labels as columns of the probabilities, or say which is none.
 

@@ -44,10 +44,22 @@ class CalibrationCell:
         self.scores = scores[order]
         self.weights = None if weights is None else weights[order]
 
+    # Only ratios of weights matter: a power of two keeps their sums from overflowing.
+    @cached_property
+    def _exponent(self) -> int:
+        largest = 0.0 if self.weights is None else self.weights.max(initial=0.0)
+        exponent = int(np.frexp(largest)[1])
+        return exponent if abs(exponent) > 500 else 0
+
+    def _scaled(self, weights: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore"):
+            return np.minimum(np.ldexp(weights, -self._exponent), 2.0**1000)
+
     @cached_property
     def _tail(self) -> FloatArray:
         """Sums of the weights from each position on, shape (n + 1,)."""
-        weights = np.ones_like(self.scores) if self.weights is None else self.weights
+        scores, weights = self.scores, self.weights
+        weights = np.ones_like(scores) if weights is None else self._scaled(weights)
         return np.append(np.cumsum(weights[::-1])[::-1], 0.0)
 
     @cached_property
@@ -82,7 +94,7 @@ class CalibrationCell:
         """
         if self.scores.size == 0:
             return np.ones(scores.shape)
-        weight = 1.0 if weights is None else weights[:, None]
+        weight = 1.0 if weights is None else self._scaled(weights)[:, None]
         at_least = self._tail[np.searchsorted(self.scores, scores, side="left")]
         if u is None:
             return self._p(at_least, 0.0, weight, 1.0)
@@ -128,7 +140,7 @@ class CalibrationCell:
     ) -> FloatArray:
         """Bisect the 2 d + 1 values of p for the last one above alpha, in all rows."""
         values, at_least, above = self._steps
-        weight = np.broadcast_to(1.0 if weights is None else weights, u.shape)
+        weight = np.ones(u.shape) if weights is None else self._scaled(weights)
         # Value 2 j is that below v_j, value 2 j + 1 that at v_j; v_d is +inf here.
         low, high = np.full(u.shape, -1), np.full(u.shape, 2 * values.size)
         while np.any(low < high):
@@ -169,6 +181,22 @@ class NewRows(NamedTuple):
     group: NDArray[np.intp] | None = None
     weights: FloatArray | None = None
     u: FloatArray | None = None
+
+    def take(self, rows: NDArray[np.intp]) -> "NewRows":
+        """Return some of the rows.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,)
+            Their positions.
+
+        Returns
+        -------
+        NewRows
+            In that order.
+        """
+        parts = (self.group, self.weights, self.u)
+        return NewRows(rows.size, *(None if p is None else p[rows] for p in parts))
 
 
 class LabelCells:

@@ -34,7 +34,7 @@ is the same float whether it was computed alone, in a sorted row or bucket by bu
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,8 @@ class MarginScore(ColumnScore):
 class RankedScore(ColumnScore):
     """A score that follows the ranking: its floats do not decrease in the rank."""
 
+    takes_top: ClassVar[bool] = False
+
     def formula(self, before: Any, own: Any, rank: Any, top: Any, u: Any) -> FloatArray:
         """Return the score from b, r, o, p_max and u, which broadcast."""
         raise NotImplementedError
@@ -145,7 +147,8 @@ class RankedScore(ColumnScore):
         """Return the score of one label a row, in one pass without a sort."""
         before, n_before = _sum_before(proba, y)
         own = _masses(take_labels(proba, y).astype(np.float64))
-        top = proba.max(axis=1).astype(np.float64)
+        # A pass over all probabilities, for the one score that looks at the largest.
+        top = proba.max(axis=1).astype(np.float64) if self.takes_top else 0.0
         return self.formula(before, own, n_before + 1, top, u)
 
 
@@ -208,6 +211,7 @@ class SortedScore(StepScore):
     """The largest probability, and a constant for every further rank."""
 
     rank_weight: float
+    takes_top: ClassVar[bool] = True
 
     def formula(self, before: Any, own: Any, rank: Any, top: Any, u: Any) -> FloatArray:
         """Return the score from b, r, o, p_max and u, which broadcast."""

@@ -32,6 +32,7 @@ from uqlib._core.distance_kernels import (
     resolve_kernel,
 )
 from uqlib._core.levels import check_confidence_level
+from uqlib._core.ranks import rows_needed
 from uqlib._core.weighted_ranks import weighted_thresholds
 from uqlib._typing import ArrayLike, FloatArray
 from uqlib.exceptions import InfiniteIntervalWarning, warn_user
@@ -163,8 +164,9 @@ def localized_thresholds(
         The thresholds. Memory does not grow with n times n_test.
     """
     order = np.argsort(scores, kind="stable")
-    ordered, features = scores[order], features[order] / bandwidth
-    centers = test_features / bandwidth
+    with np.errstate(over="ignore"):
+        ordered, features = scores[order], features[order] / bandwidth
+        centers = test_features / bandwidth
     moved = np.zeros_like(centers) if offsets is None else offsets
     centers = centers + moved
     # By the same steps as all distances, so that equal ones give equal weights.
@@ -199,8 +201,9 @@ def warn_if_remote(thresholds: FloatArray, scores: FloatArray, level: Fraction) 
     warn_user(
         f"For {infinite} of {thresholds.size} rows too little weight of the "
         f"{scores.size} calibration rows lies near them for a finite bound at level "
-        f"{float(level):g}. The bound is infinite; pass more calibration rows, widen "
-        "the bandwidth or ask for a lower level.",
+        f"{float(level):g}: at least {rows_needed(level)} of the weight of a new row "
+        "are needed. The bound is infinite; pass more calibration rows, widen the "
+        "bandwidth or ask for a lower level.",
         InfiniteIntervalWarning,
     )
 

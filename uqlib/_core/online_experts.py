@@ -18,6 +18,8 @@ from uqlib._typing import FloatArray
 _TOLERANCE = 1e-12
 # Below it a loss has no reciprocal, and nothing has been lost.
 _NO_LOSS = 1e-300
+# Above it the sums of losses would leave the range of floats.
+_LARGE_LOSS = 1e300
 
 
 class Experts(OnlineUpdate):
@@ -66,7 +68,12 @@ class Experts(OnlineUpdate):
 # out). In place of its loss each expert is charged the linear excess
 # l_k = g (q_k - sum_j w_j q_j), so that the mean of the experts competes with the best
 # fixed mixture. With L_k the sum of l_k + eta_k l_k^2,
-#     w_k ~ exp(-eta_k L_k),   eta_k = min(1 / (2 max |l_k|), sqrt(log K / sum l_k^2)).
+#     w_k ~ eta_k exp(-eta_k L_k),
+#     eta_k = min(1 / (2 max |l|), sqrt(log K / sum l_k^2)),
+# the maximum over all experts, so that one that lost nothing has a rate. The factor
+# eta_k makes the mean of eta_k-weighted excesses 0, on which the regret bound of BOA
+# with a rate for each expert rests; a rate has seen the excess that it weighs, so that
+# no step is too long for it.
 # An expert whose level has left (0, 1) has no finite quantile: it is given the largest
 # or the smallest score of the store, since a mean with an infinite member is no bound.
 class AgAciUpdate(Experts):
@@ -87,8 +94,8 @@ class AgAciUpdate(Experts):
         super().__init__(level, gammas)
         # One row for the lower end, one for the upper.
         self.regularized = np.zeros((2, len(gammas)))
-        self.squares = np.zeros((2, len(gammas)))
-        self.largest = np.zeros((2, len(gammas)))
+        self.norms = np.zeros((2, len(gammas)))  # root of the summed squares
+        self.largest = np.zeros((2, 1))
 
     @property
     def alpha(self) -> FloatArray:
@@ -98,8 +105,9 @@ class AgAciUpdate(Experts):
     @property
     def weights(self) -> FloatArray:
         """The weights of the experts, one row an end."""
-        exponent = -self._rates() * self.regularized
-        weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        rates = self._rates()
+        exponent = -rates * self.regularized
+        weights = rates * np.exp(exponent - exponent.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def thresholds(self, store: ScoreStore) -> tuple[float, float]:
@@ -117,11 +125,10 @@ class AgAciUpdate(Experts):
         return np.array([store.order_statistic(min(max(r, 1), n)) for r in ranks])
 
     def _rates(self) -> FloatArray:
-        lost = self.largest > _NO_LOSS
-        largest = np.where(lost, self.largest, 1.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slow = np.sqrt(math.log(len(self.steps)) / self.squares)
-        return np.where(lost, np.minimum(0.5 / largest, slow), 0.0)
+        # Before the first loss all weigh alike, whatever the rate.
+        fast = 0.5 / np.where(self.largest > _NO_LOSS, self.largest, 0.5)
+        slow = math.sqrt(math.log(len(self.steps))) / np.maximum(self.norms, _NO_LOSS)
+        return np.where(slow > 0, np.minimum(fast, slow), fast)
 
     def _step(
         self, store: ScoreStore, score: float, above: bool
@@ -132,10 +139,12 @@ class AgAciUpdate(Experts):
         half = float((1 - self.level) / 2)
         for end, threshold in enumerate(ends):
             beyond = end == above and score > threshold
-            excess = (half - beyond) * (quantiles - threshold)
-            self.largest[end] = np.maximum(self.largest[end], np.abs(excess))
-            self.squares[end] += excess**2
-            self.regularized[end] += excess + self._rates()[end] * excess**2
+            with np.errstate(over="ignore"):
+                excess = (half - beyond) * (quantiles - threshold)
+            excess = np.clip(excess, -_LARGE_LOSS, _LARGE_LOSS)
+            self.largest[end] = max(self.largest[end], np.abs(excess).max())
+            self.norms[end] = np.hypot(self.norms[end], excess)
+            self.regularized[end] += excess * (1 + self._rates()[end] * excess)
         self._judge(store, score, ranks)
         return ends
 

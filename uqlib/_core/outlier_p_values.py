@@ -370,15 +370,22 @@ def _asymptotic_boundary(n: int, level: Fraction, rng: Any) -> FloatArray:
     return _band(n, max(0.0, (quantile + center) / math.sqrt(2 * log2)))
 
 
-_MIN_DRAWS = 1000
+_MIN_DRAWS, _MAX_DRAWS = 1000, 10**7
 _DRAW_BLOCK = 2**18
 
 
 def _monte_carlo_boundary(n: int, level: Fraction, rng: Any) -> FloatArray:
     if n == 1:
         return np.ones(1)  # the band is 1 at j = n, whatever c is
+    n_draws = max(_MIN_DRAWS, 10 * int(rows_needed(level)))
+    if n_draws > _MAX_DRAWS:
+        raise ValueError(
+            f"method='monte_carlo' at the level {float(level):.12g} needs {n_draws} "
+            "simulated sets of calibration scores. Use method='simes', which needs "
+            "none, or a lower level."
+        )
     generator = np.random.default_rng(rng)
-    suprema = np.empty(max(_MIN_DRAWS, 10 * int(rows_needed(level))))
+    suprema = np.empty(n_draws)
     center, width = _band_parts(n)
     n_rows = max(1, _DRAW_BLOCK // n)
     for first in range(0, suprema.size, n_rows):

@@ -65,16 +65,14 @@ class Ellipsoid:
 
     def contains(self, residuals: FloatArray) -> BoolArray:
         """Return which residual vectors lie inside, shape (n_samples,)."""
-        with np.errstate(over="ignore"):
-            norms = np.sqrt(np.sum((residuals @ self.whitening.T) ** 2, axis=1))
-        return np.asarray(norms <= self.radius)
+        return np.asarray(_norms(residuals @ self.whitening.T) <= self.radius)
 
     # The largest e_j on the sphere A e = radius u is radius times the norm of the j-th
     # row of the inverse of A.
     def half_widths(self) -> FloatArray:
         """Return half the sides of the smallest box around it, shape (n_outputs,)."""
         inverse = np.linalg.inv(self.whitening)
-        return np.asarray(self.radius * np.sqrt(np.sum(inverse**2, axis=1)))
+        return np.asarray(self.radius * _norms(inverse))
 
     def volume(self) -> float:
         r"""Return :math:`\pi^{m/2} \rho^m / (\Gamma(m/2 + 1) |\det A|)`."""
@@ -86,3 +84,10 @@ class Ellipsoid:
         with np.errstate(over="ignore"):
             log_volume = unit_ball + m * math.log(self.radius) - log_determinant
             return float(np.exp(log_volume))
+
+
+def _norms(rows: FloatArray) -> FloatArray:
+    """Return the length of each row, without squares that overflow or vanish."""
+    largest = np.abs(rows).max(axis=1, initial=0.0)
+    unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+    return np.asarray(unit * np.sqrt(np.sum((rows / unit[:, None]) ** 2, axis=1)))

@@ -201,7 +201,8 @@ def risk_upper_bound(
         The confidence c, strictly between 0 and 1, that each bound holds by itself.
     bound : {"hoeffding_bentkus", "wsr"}, default="hoeffding_bentkus"
         The p-value: `hoeffding_bentkus_p_value` or `wsr_p_value`. The second is
-        sharper where the losses vary little, and depends on the order of the rows.
+        sharper where the losses vary little, and depends on the order of the rows:
+        shuffle rows that are sorted by class or score.
     loss_bound : float, default=1.0
         The largest loss that is possible.
 

@@ -15,6 +15,7 @@ from uqlib._typing import FloatArray
 # Losses are known to rounding: two sums that differ by less than this share of
 # themselves are equal. A guarantee at risk level a then holds at a (1 + 1e-12).
 ROUNDING = 1e-12
+_SMALL = 1e-3
 BOUNDS = ("hoeffding_bentkus", "wsr")
 
 
@@ -40,7 +41,27 @@ def check_risk_level(risk_level: Any, loss_bound: Any) -> Fraction:
             "risk_level must lie strictly between 0 and the largest loss "
             f"{loss_bound!r}, got {risk_level!r}. Pass 0.1 for a risk of 10 %."
         )
-    return exact_level(risk_level)
+    return exact_size(risk_level)
+
+
+# Denominators up to 10^9 tell levels apart that are not small themselves. Losses come
+# in any unit: of a small number the shortest decimal is what was meant.
+def exact_size(value: Any) -> Fraction:
+    """Return a loss or its level as the rational number that was meant.
+
+    Parameters
+    ----------
+    value : float
+        Positive.
+
+    Returns
+    -------
+    Fraction
+        The number; its relative error is below `ROUNDING`.
+    """
+    if value < _SMALL and not isinstance(value, Fraction):
+        return Fraction(str(value))
+    return exact_level(value)
 
 
 def check_losses(losses: Any, loss_bound: float) -> FloatArray:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from uqlib._core.checks import check_no_nan
-from uqlib._core.levels import check_confidence_level, exact_level
+from uqlib._core.levels import check_confidence_level
 from uqlib._core.risk_bounds import column_p_values
 from uqlib._core.risk_checks import (
     ROUNDING,
@@ -30,6 +30,7 @@ from uqlib._core.risk_checks import (
     check_losses,
     check_monotone,
     check_risk_level,
+    exact_size,
 )
 from uqlib._typing import ArrayLike, BoolArray, FloatArray
 from uqlib.exceptions import RiskNotControlledWarning, warn_user
@@ -147,7 +148,7 @@ def rcps_threshold(
         Probability over the calibration rows that the risk is at most `risk_level`.
     bound : {"hoeffding_bentkus", "wsr"}, default="hoeffding_bentkus"
         The p-value: `hoeffding_bentkus_p_value` or `wsr_p_value`. The second depends on
-        the order of the rows.
+        the order of the rows: shuffle rows that are sorted by class or score.
     loss_bound : float, default=1.0
         The largest loss that is possible.
 
@@ -227,7 +228,7 @@ def conformal_risk_reached(
     ndarray of shape (n_thresholds,)
         True where the expected loss of a new row is bounded by the level.
     """
-    budget, largest = (n + 1) * risk_level, exact_level(loss_bound)
+    budget, largest = (n + 1) * risk_level, exact_size(loss_bound)
     if budget < largest:
         return np.zeros(totals.shape, dtype=bool)
     limit = float(budget - largest) + ROUNDING * float(budget)
@@ -277,7 +278,7 @@ def rows_for_risk(
     int
         The number of rows.
     """
-    share = risk_level / exact_level(loss_bound)
+    share = risk_level / exact_size(loss_bound)
     if confidence_level is None:
         return math.ceil(1 / share) - 1
     factor = 1 / (1 + share) if bound == "wsr" else 1 - share

@@ -50,7 +50,7 @@ class AbsoluteScore:
         ndarray of shape (n_samples,)
             The scores, at least 0.
         """
-        return np.abs(y - y_pred)
+        return np.abs(_difference(y, y_pred))
 
     def inverse(self, y_pred: FloatArray, threshold: Any) -> FloatArray:
         """Return [y_pred - t, y_pred + t].
@@ -129,7 +129,7 @@ class SignedScore:
         ndarray of shape (n_samples, 2)
             The scores of the lower and the upper end.
         """
-        return np.column_stack([y_pred - y, y - y_pred])
+        return np.column_stack([_difference(y_pred, y), _difference(y, y_pred)])
 
     def inverse(self, y_pred: FloatArray, threshold: Any) -> FloatArray:
         """Return [y_pred - t_1, y_pred + t_2].
@@ -209,7 +209,7 @@ class GammaScore:
         return scaled_scores(y, y_pred, np.abs(y_pred))
 
     def inverse(self, y_pred: FloatArray, threshold: Any) -> FloatArray:
-        """Return y_pred -+ t |y_pred|.
+        """Return the prediction -+ t times its absolute value.
 
         Parameters
         ----------
@@ -254,7 +254,7 @@ def scaled_scores(y: FloatArray, y_pred: FloatArray, scale: FloatArray) -> Float
     ndarray of shape (n_samples,)
         The scores, at least 0.
     """
-    residual = np.abs(y - y_pred)
+    residual = np.abs(_difference(y, y_pred))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(residual == 0, 0.0, residual / scale)
 
@@ -284,6 +284,11 @@ def scaled_interval(
     # Without scale only the prediction itself has a finite score.
     margin = np.where(np.isnan(margin), np.inf, margin)
     return split_interval(y_pred, _pair(margin))
+
+
+def _difference(a: FloatArray, b: FloatArray) -> FloatArray:
+    with np.errstate(over="ignore"):  # an infinite score is legal
+        return a - b
 
 
 def _pair(threshold: Any) -> FloatArray:
@@ -319,4 +324,4 @@ def quantile_pair_scores(
     below, above : ndarray of shape (n_samples,)
         The one-sided scores.
     """
-    return y_interval[:, 0] - y, y - y_interval[:, 1]
+    return _difference(y_interval[:, 0], y), _difference(y, y_interval[:, 1])

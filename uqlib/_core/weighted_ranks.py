@@ -185,10 +185,8 @@ class _Mass:
         certain = np.searchsorted(self._cumulative, needed + slack, side="left")
         for i in np.flatnonzero(position < certain):
             position[i] = self._decide(position[i], certain[i], test_weights[i])
-        if n == 0:
-            return position
-        # Nothing weighs anything: then no score is known to be enough.
-        return np.where(self._total + test_weights > 0, position, n)
+        # Where nothing weighs anything n is 0, and no score is enough.
+        return position
 
     def _decide(self, low: int, high: int, test_weight: float) -> int:
         """Return the first position in [low, high] that is enough, exactly."""

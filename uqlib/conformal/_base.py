@@ -21,7 +21,6 @@ from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray
 from uqlib._validation import (
     check_calibration_size,
-    check_finite_predictions,
     check_X,
     check_X_y,
     with_input_tags,
@@ -32,7 +31,7 @@ from uqlib.conformal._conditions import (
     group_labels,
     likelihood_weights,
 )
-from uqlib.conformal._scores import check_scores, predict_for_score
+from uqlib.conformal._scores import check_scores, invert_score, predict_for_score
 
 
 class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
@@ -160,12 +159,17 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
     def _conditions(
         self, X: Any, mondrian_groups: Any, likelihood_ratio: Any
     ) -> Conditions:
-        return Conditions(
-            group_labels(getattr(self, "group_by", None), mondrian_groups, X),
-            likelihood_weights(
-                getattr(self, "weight_estimator", None), likelihood_ratio, X
-            ),
-        )
+        return _conditions_from(self._sources(), X, mondrian_groups, likelihood_ratio)
+
+    def _new_conditions(
+        self, X: Any, mondrian_groups: Any, likelihood_ratio: Any = None
+    ) -> Conditions:
+        """Return the conditions of new rows, from where calibration had its own."""
+        sources = self._calibration_sources
+        return _conditions_from(sources, X, mondrian_groups, likelihood_ratio)
+
+    def _sources(self) -> tuple[Any, Any]:
+        return getattr(self, "group_by", None), getattr(self, "weight_estimator", None)
 
     def _calibrate(
         self, model: Any, learned: Any, X: Any, y: Any, conditions: Conditions
@@ -173,6 +177,7 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
         before = vars(self).copy()
         try:
             self.estimator_, self._learned = model, learned
+            self._calibration_sources = self._sources()
             level = exact_level(self.confidence_level)
             self.confidence_level_ = float(level)
             self.n_calibration_ = _num_samples(X)
@@ -203,7 +208,7 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
         likelihood_ratio: Any = None,
     ) -> tuple[Fraction, Any]:
         """Return the exact level and the threshold of the rows at it."""
-        new = self._conditions(X, mondrian_groups, likelihood_ratio)
+        new = self._new_conditions(X, mondrian_groups, likelihood_ratio)
         if confidence_level is None:
             level = exact_level(self.confidence_level_)
             scores, table = self.scores_, getattr(self, "threshold_", None)
@@ -218,6 +223,16 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
 
     def _scores_at(self, level: Fraction) -> FloatArray:
         return self.scores_
+
+
+def _conditions_from(
+    sources: tuple[Any, Any], X: Any, mondrian_groups: Any, likelihood_ratio: Any
+) -> Conditions:
+    group_by, weight_estimator = sources
+    return Conditions(
+        group_labels(group_by, mondrian_groups, X),
+        likelihood_weights(weight_estimator, likelihood_ratio, X),
+    )
 
 
 class BaseSplitRegressor(RegressorMixin, BaseSplitCalibrator):
@@ -328,9 +343,11 @@ class BaseScoreRegressor(BaseSplitRegressor):
 
     def _interval(self, X: Any, level: Fraction, threshold: Any) -> FloatArray:
         score = self.nonconformity_
-        prediction = predict_for_score(score, self.estimator_, X, float(level))
-        interval = np.asarray(score.inverse(prediction, threshold))
-        return check_finite_predictions(interval, score)
+        # Without scores at other levels the threshold is of those that there are.
+        known = hasattr(score, "predict_levels")
+        at = float(level) if known else self.confidence_level_
+        prediction = predict_for_score(score, self.estimator_, X, at)
+        return invert_score(score, prediction, threshold)
 
     def _unfitted_score(self) -> Any:
         raise NotImplementedError("abstract: the nonconformity score")

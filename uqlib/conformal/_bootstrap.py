@@ -81,8 +81,7 @@ class BootstrapConformalRegressor(BaseCrossRegressor):
         then get the rows that it was trained on, in their order.
     confidence_level : float, default=0.9
         The level p, strictly between 0 and 1. What is guaranteed is less: see below.
-    nonconformity : {"absolute", "signed", "normalized", "gamma", "quantile"} or \
-            nonconformity score, default="absolute"
+    nonconformity : str or nonconformity score, default="absolute"
         How strange a target is, as in :class:`SplitConformalRegressor`. What the score
         takes as prediction is aggregated over the models. An ensemble with bags of its
         own takes scores of the point prediction alone.

@@ -5,13 +5,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _num_samples
 
+from uqlib._core.label_checks import nine_digits
 from uqlib._fitting import is_frozen
 from uqlib._predictions import label_columns, model_classes, predict_proba
 from uqlib._typing import FloatArray
 from uqlib._validation import check_finite_predictions
-
-# Significant bits of a score: nine decimal digits.
-_BITS = 32
 
 
 def class_scores(model: Any, X: Any, classes: Any) -> FloatArray:
@@ -67,11 +65,6 @@ def _log_odds(proba: FloatArray) -> FloatArray:
 
 
 def _rounded(scores: FloatArray) -> FloatArray:
-    """Return scores of 32 significant bits; infinite ones become the largest there are.
-
-    Only the order matters. A row must tie with its like among the calibration rows, but
-    many models compute the last bits of a row by the number of rows that go with it.
-    """
+    """Return scores of nine digits; infinite ones become the largest there are."""
     largest = np.finfo(np.float64).max / 2
-    mantissa, exponent = np.frexp(np.clip(scores, -largest, largest))
-    return np.ldexp(np.rint(np.ldexp(mantissa, _BITS)), exponent - _BITS)
+    return nine_digits(np.clip(scores, -largest, largest))

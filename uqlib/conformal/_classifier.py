@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._core.group_ranks import list_labels
+from uqlib._core.label_checks import nine_digits
 from uqlib._core.label_p_values import LabelCells, NewRows
 from uqlib._core.levels import check_confidence_level, exact_level
 from uqlib._core.ranks import rows_needed
@@ -40,13 +41,11 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
         :class:`~sklearn.frozen.FrozenEstimator` is used as it stands.
     confidence_level : float, default=0.9
         Coverage asked for, strictly between 0 and 1.
-    nonconformity : {"lac", "aps", "raps", "saps", "topk", "margin"} or object, \
-            default="lac"
-        How strange a label is, larger = stranger: :func:`lac_scores` gives the
-        smallest sets, :func:`aps_scores` and :func:`raps_scores` sets whose size
-        follows how hard x is, then :func:`saps_scores`, :func:`topk_scores` and
-        :func:`margin_scores`. An object with ``scores(proba)`` -> (n_samples,
-        n_classes) is used as it is.
+    nonconformity : str or object, default="lac"
+        How strange a label is, larger = stranger: "lac" (:func:`lac_scores`) gives the
+        smallest sets, "aps" and "raps" (:func:`aps_scores`, :func:`raps_scores`) sets
+        whose size follows how hard x is, then "saps", "topk" and "margin". An object
+        with ``scores(proba)`` -> (n_samples, n_classes) is used as it is.
     randomized : bool, default=False
         Whether to take the randomized form of the score, at calibration and at
         prediction, and to break ties at random: coverage is then p itself and not only
@@ -54,7 +53,10 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
         from a seed that is fixed at calibration, so that a call can be repeated.
     allow_empty : bool, default=False
         Whether a set may be empty. If not, such a set gets the label of the smallest
-        score, which is the most probable one.
+        score, which is the most probable one; the label of the largest p-value if
+        `class_conditional`. With "aps" and "raps" this adds much to the coverage, as
+        rows on which the model is sure have large scores: take ``randomized=True`` and
+        ``allow_empty=True`` for sets that cover p and no more.
     class_conditional : bool, default=False
         Whether each label is compared with the calibration rows of its own class.
     group_by : str, int or callable, default=None
@@ -92,8 +94,7 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
         Number of calibration rows.
     confidence_level_ : float
         The level of the last calibration.
-    threshold_ : float or ndarray of shape (n_groups,), (n_classes,) or \
-            (n_groups, n_classes)
+    threshold_ : float or ndarray of shape () to (n_groups, n_classes)
         The k-th smallest score, of each group and of each class where they are told
         apart; +inf if their rows are too few for the level. With likelihood ratios
         every row has its own, and there is no such attribute.
@@ -148,9 +149,12 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
     With groups it holds within each group, and with both within each class of each
     group. A row of a group without calibration rows gets the full set.
 
-    With the true likelihood ratios, up to a factor, :math:`P(y \in C(x)) \ge p` holds
-    for independent new rows whose features follow the other law [3]_. With estimated
-    ratios there is no guarantee.
+    With the true likelihood ratios, up to a factor, and independent rows,
+    :math:`P(y \in C(x)) \ge p` holds for new rows whose features follow the other law
+    [3]_. With estimated ratios there is no guarantee.
+
+    Probabilities count with nine significant digits (float32 ones as they are), so that
+    rounding in the wrapped model breaks no ties.
 
     References
     ----------
@@ -273,13 +277,16 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
         else:
             _, rows = self._row_thresholds(X, confidence_level, *conditions)
             threshold = np.broadcast_to(rows, u.shape)[:, None]
-        proba = self._probabilities(X)
+        proba = nine_digits(self._probabilities(X))
         if threshold.shape[1] == 1:
             inside = self.nonconformity_.sets(proba, threshold[:, 0], u)
         else:
             inside = self.nonconformity_.matrix(proba, u) <= threshold
-        if not self.allow_empty:
-            fill_empty(inside, self.nonconformity_, proba, u)
+        empty = np.flatnonzero(~inside.any(axis=1))
+        if empty.size and not self.allow_empty:
+            scores = self.nonconformity_.matrix(proba[empty], u[empty])
+            new = self._new_rows(X, ties, *conditions).take(empty)
+            inside[empty, self._least_strange(scores, new)] = True
         return inside
 
     def predict_p_values(
@@ -309,7 +316,7 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
         X = check_X(self, X, reset=False)
         u, ties = self._draws(1, _num_samples(X))
         new = self._new_rows(X, ties, mondrian_groups, likelihood_ratio)
-        scores = self.nonconformity_.matrix(self._probabilities(X), u)
+        scores = self.nonconformity_.matrix(nine_digits(self._probabilities(X)), u)
         return self._cells.p_values(scores, new)
 
     def _check_rows(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -343,7 +350,7 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
         if classes is None:
             classes = np.union1d(model_classes(self.estimator_), y)
         columns = label_columns(y, classes)
-        proba = predict_proba(self.estimator_, X, classes)
+        proba = nine_digits(predict_proba(self.estimator_, X, classes))
         self.classes_, self.nonconformity_ = classes, resolve_label_score(self)
         self._seed = None
         if self.randomized:
@@ -396,10 +403,21 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
     def _new_rows(
         self, X: Any, ties: Any, mondrian_groups: Any, likelihood_ratio: Any
     ) -> NewRows:
-        new = self._conditions(X, mondrian_groups, likelihood_ratio)
+        new = self._new_conditions(X, mondrian_groups, likelihood_ratio)
         position = self._thresholds.group_numbers(new, _num_samples(X))
         ties = None if self._seed is None else ties
         return NewRows(_num_samples(X), position, new.weights, ties)
+
+    def _least_strange(self, scores: FloatArray, new: NewRows) -> Any:
+        """Return the label that fills an empty set, for each row.
+
+        Where classes are calibrated apart their scores do not compare: it is the label
+        of the largest p-value then, so that sets stay nested in the level.
+        """
+        if not self.class_conditional:
+            return np.argmin(scores, axis=1)
+        p_values = self._cells.p_values(scores, new)
+        return np.lexsort((scores, -p_values), axis=1)[:, 0]
 
     def _warn_small_classes(self, level: Fraction) -> None:
         # Ties that are broken at random keep a label out whatever the level is.

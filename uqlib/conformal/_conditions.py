@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _num_samples
 
 from uqlib._core.cqr import two_thresholds
@@ -78,7 +79,14 @@ def _estimated_ratio(weight_estimator: Any, X: Any) -> Any:
             "fitted classifier with predict_proba that tells calibration rows (first "
             "class) from new rows (second class)."
         )
-    proba = np.asarray(weight_estimator.predict_proba(X), dtype=np.float64)
+    try:
+        proba = np.asarray(weight_estimator.predict_proba(X), dtype=np.float64)
+    except NotFittedError as error:
+        raise NotFittedError(
+            f"weight_estimator={weight_estimator!r} is not fitted. If it was, a clone "
+            "has forgotten it: pass FrozenEstimator(weight_estimator) to searches and "
+            "cross-validation."
+        ) from error
     if proba.ndim != 2 or proba.shape[1] != 2:
         raise ValueError(
             "weight_estimator must have two classes, calibration rows and new rows, "
@@ -165,36 +173,44 @@ class Thresholds:
         self, scores: FloatArray, level: Fraction, new: Conditions
     ) -> FloatArray:
         sided = _sided(scores, level)
+        groups = self.group_numbers(new, new.weights.size)
         columns = [
-            self._weighted_column(column, sided, new) for column in _columns(scores)
+            self._weighted_column(column, sided, new.weights, groups)
+            for column in _columns(scores)
         ]
-        warn_if_outweighed(columns[0], scores, sided)
+        # Rows of unseen groups had their warning.
+        warn_if_outweighed(columns[0][groups >= 0], scores, sided)
         return columns[0] if scores.ndim == 1 else np.column_stack(columns)
 
     def _weighted_column(
-        self, scores: FloatArray, level: Fraction, new: Conditions
+        self,
+        scores: FloatArray,
+        level: Fraction,
+        weights: FloatArray,
+        groups: NDArray[np.intp],
     ) -> FloatArray:
-        if self.labels is None or self.codes is None or new.groups is None:
-            return weighted_thresholds(scores, self.weights, new.weights, level)
-        thresholds = np.full(new.weights.size, np.inf)
-        position, known = self._positions(new.groups)
-        for g in np.unique(position[known]):
-            old, rows = self.codes == g, known & (position == g)
+        thresholds = np.full(weights.size, np.inf)
+        for g in np.unique(groups[groups >= 0]):
+            old, rows = self.members(g), groups == g
             thresholds[rows] = weighted_thresholds(
-                scores[old], self.weights[old], new.weights[rows], level
+                scores[old], self.weights[old], weights[rows], level
             )
         return thresholds
 
     def _positions(self, groups: NDArray[Any]) -> tuple[Any, Any]:
         """Return where each label is among the known ones, and whether it is."""
         labels, codes = np.unique(groups, return_inverse=True)
-        if (labels.dtype.kind in "US") != (self.labels.dtype.kind in "US"):
+        try:
+            same = (labels.dtype.kind in "US") == (self.labels.dtype.kind in "US")
+            position = np.searchsorted(self.labels, labels) if same else None
+        except TypeError:  # dates and numbers, say
+            position = None
+        if position is None:
             raise ValueError(
                 f"The groups of these rows, {list_labels(labels)}, are of another type "
                 f"than those of calibration, {list_labels(self.labels)}. Pass labels "
                 "of one type."
             )
-        position = np.searchsorted(self.labels, labels)
         position = np.minimum(position, self.labels.size - 1)
         known = self.labels[position] == labels
         if not known.all():

@@ -39,7 +39,8 @@ class ConformalizedQuantileRegressor(BaseScoreRegressor):
     weight_estimator : classifier or callable, default=None
         What gives the likelihood ratio of new rows over calibration rows: a fitted
         classifier whose second class is the new rows, or a function of X. Instead,
-        arrays can be passed as `likelihood_ratio` to the methods.
+        arrays can be passed as `likelihood_ratio` to the methods. Searches clone it:
+        there, wrap a classifier in a :class:`~sklearn.frozen.FrozenEstimator`.
     calibration_size : float or int, default=0.25
         Share or number of rows held out for calibration. Without effect for a
         `FrozenEstimator`, where all rows calibrate.

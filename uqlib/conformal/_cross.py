@@ -61,8 +61,7 @@ class CrossConformalRegressor(BaseFoldRegressor):
         rows; one with a method `fit_folds` fits all folds itself.
     confidence_level : float, default=0.9
         The level p, strictly between 0 and 1. What is guaranteed is less: see below.
-    nonconformity : {"absolute", "signed", "normalized", "gamma", "quantile"} or \
-            nonconformity score, default="absolute"
+    nonconformity : str or nonconformity score, default="absolute"
         How strange a target is, as in :class:`SplitConformalRegressor`. A score with a
         method `affine` costs a few binary searches a row and fold; any other is
         inverted for every training row, in chunks. One that learns is fitted on the
@@ -137,6 +136,7 @@ class CrossConformalRegressor(BaseFoldRegressor):
     .. math:: P(y \in C(x)) \ge 1 - 2 \alpha - \frac{2 (1 - 1 / K)}{n / K + 1} .
 
     If moreover all folds have n / K rows, and all rows outside a fold train its model
+    (and a score that learns, which a :class:`NormalizedScore` does in folds of its own)
     in a way that does not depend on their order, the last term can be replaced by
     :math:`(1 - K / n) / (K + 1)`: no slack for the jackknife+, K = n [1]_. "minmax"
     then also has

@@ -130,6 +130,10 @@ class BaseCrossRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     def _conditions(self, X: Any, mondrian_groups: Any) -> Conditions:
         return Conditions(group_labels(self.group_by, mondrian_groups, X), None)
 
+    def _new_conditions(self, X: Any, mondrian_groups: Any) -> Conditions:
+        labels = group_labels(self._fitted_group_by, mondrian_groups, X)
+        return Conditions(labels, None)
+
     def _set_calibration(
         self,
         y: FloatArray,
@@ -152,7 +156,8 @@ class BaseCrossRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self.confidence_level_ = float(level)
         self._left_out, self._base, self._thresholds = left_out, base, thresholds
         # A copy, as y is the user's. Other levels are scored when they are asked for.
-        self._calibration_y, self._fitted_method = y.copy(), self.method
+        self._calibration_y = y.copy()
+        self._fitted_method, self._fitted_group_by = self.method, self.group_by
         self._warn_more(scores, level)
 
     def _group_numbers(self, X: Any, mondrian_groups: Any) -> Any:
@@ -162,7 +167,7 @@ class BaseCrossRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         """
         labels = self._thresholds.labels
         table = None if labels is None else np.arange(labels.size, dtype=np.float64)
-        new = self._conditions(X, mondrian_groups)
+        new = self._new_conditions(X, mondrian_groups)
         level = exact_level(self.confidence_level_)
         numbers = self._thresholds.rows(self.scores_, level, table, new)
         return np.zeros(_num_samples(X)) if numbers is None else numbers
@@ -198,7 +203,10 @@ class BaseCrossRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             columns = max(columns, self.n_calibration_)
         interval = everything(len(groups))
         first = 0
-        for block in models.blocks(X, float(level), max(1, _CHUNK // columns)):
+        # Without scores at other levels the threshold is of those that there are.
+        known = self._left_out.quantiles is not None
+        at = float(level) if known else self.confidence_level_
+        for block in models.blocks(X, at, max(1, _CHUNK // columns)):
             rows = slice(first, first + len(block))
             self._fill(interval[rows], block, models.scores, groups[rows], calibrations)
             first += len(block)

@@ -8,6 +8,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
+from uqlib._core.label_checks import nine_digits
 from uqlib._core.levels import check_confidence_level, exact_level
 from uqlib._core.ranks import rank_from_fraction, warn_infinite
 from uqlib._fitting import (
@@ -64,8 +65,7 @@ class CrossConformalClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         fold and once on all rows.
     confidence_level : float, default=0.9
         The level p, strictly between 0 and 1. What is guaranteed is less: see below.
-    nonconformity : {"lac", "aps", "raps", "saps", "topk", "margin"} or object, \
-            default="lac"
+    nonconformity : str or object, default="lac"
         How strange a label is, as in :class:`ConformalClassifier`.
     randomized : bool, default=False
         Whether to take the randomized form of the score, for training rows and new rows
@@ -156,6 +156,8 @@ class CrossConformalClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
     slack.
 
     Sample weights change the training alone: each row counts once among the scores.
+    Probabilities count with nine significant digits (float32 ones as they are), so that
+    rounding in the wrapped model breaks no ties.
 
     References
     ----------
@@ -247,7 +249,8 @@ class CrossConformalClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         fold, scores = np.empty(y.size, dtype=np.intp), np.empty(y.size)
         u = _draws(seed, 0, y.size)
         for k, (_, test) in enumerate(splits):
-            proba = predict_proba(models[k], _safe_indexing(X, test), classes)
+            rows = _safe_indexing(X, test)
+            proba = nine_digits(predict_proba(models[k], rows, classes))
             fold[test] = k
             scores[test] = score.labels(proba, columns[test], u[test])
         full = clone_and_fit(base, X, y, weight)
@@ -364,7 +367,7 @@ class CrossConformalClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
             rows = slice(start, start + size)
             chunk = X if n_samples <= size else _safe_indexing(X, rows)
             for model, scores in zip(self.estimators_, ordered, strict=True):
-                proba = predict_proba(model, chunk, self.classes_)
+                proba = nine_digits(predict_proba(model, chunk, self.classes_))
                 own = self.nonconformity_.matrix(proba, u[rows])
                 count[rows] += np.searchsorted(scores, own, side="left")
         return count

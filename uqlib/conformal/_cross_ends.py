@@ -13,8 +13,7 @@ import numpy as np
 from uqlib._core.cross_intervals import FoldScores
 from uqlib._core.outward import outward_interval
 from uqlib._typing import FloatArray
-from uqlib._validation import check_finite_predictions
-from uqlib.conformal._scores import predict_for_score
+from uqlib.conformal._scores import invert_score, predict_for_score
 
 
 class FoldModels(NamedTuple):
@@ -99,7 +98,7 @@ def _plus_by_inverse(
     for k in np.unique(calibration.fold):
         rows = calibration.fold == k
         own = calibration.scores[rows]
-        ends[:, rows] = _inverse(
+        ends[:, rows] = invert_score(
             score_of(scores, k),
             np.repeat(predictions[:, k], len(own), axis=0),
             np.tile(own, (n_rows, *[1] * (own.ndim - 1))),
@@ -118,7 +117,7 @@ def _hull_by_inverse(
     columns = [0] if single else np.unique(calibration.fold)
     ends = np.stack(
         [
-            _inverse(
+            invert_score(
                 score_of(scores, k),
                 predictions[:, k],
                 np.broadcast_to(threshold, (len(predictions), *threshold.shape)),
@@ -127,9 +126,3 @@ def _hull_by_inverse(
         ]
     )
     return outward_interval(ends[:, :, 0].min(axis=0), ends[:, :, 1].max(axis=0))
-
-
-def _inverse(score: Any, prediction: FloatArray, threshold: FloatArray) -> FloatArray:
-    return check_finite_predictions(
-        np.asarray(score.inverse(prediction, threshold), dtype=np.float64), score
-    )

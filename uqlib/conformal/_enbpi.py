@@ -13,7 +13,7 @@ from uqlib._core.levels import check_confidence_level, exact_level
 from uqlib._core.online import residual_pair
 from uqlib._core.online_choice import check_count
 from uqlib._core.outward import lower_end, outward_interval, upper_end
-from uqlib._core.ranks import warn_infinite
+from uqlib._core.ranks import rows_needed, warn_infinite
 from uqlib._fitting import (
     clone_and_fit,
     draw_seeds,
@@ -109,6 +109,7 @@ class EnbPIRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     errors of the model are stationary and strongly mixing and the estimated residuals
     converge to them [1]_; whether a model and a series are of that kind is not checked.
 
+    Bags are made of blocks, where the reference draws single rows (``block_length=1``).
     The ranks are those that would be exact for exchangeable residuals and a pair fixed
     beforehand: :math:`j - i \ge (n + 1) p` of n residuals, so that a finite interval
     needs :math:`n \ge 2 / \alpha - 1` of them. Choosing the shortest pair costs some
@@ -356,8 +357,10 @@ class EnbPIRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self.residuals_, self._ordered = residuals, np.sort(residuals)
 
     def _warn_if_infinite(self, ends: FloatArray, level: Fraction) -> None:
-        if np.isinf(ends).any():
-            warn_infinite(self.residuals_.size, 1 - (1 - level) / 2)
+        sided = 1 - (1 - level) / 2
+        # Residuals that are infinite themselves are the model's, not too few.
+        if np.isinf(ends).any() and self.residuals_.size < rows_needed(sided):
+            warn_infinite(self.residuals_.size, sided)
 
 
 def _draw_bags(n_samples: int, n_bags: int, length: int, random_state: Any) -> Any:

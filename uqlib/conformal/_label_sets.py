@@ -15,7 +15,9 @@ from uqlib._core.multilabel_losses import (
     miscoverage_losses,
 )
 from uqlib._core.risk_checks import check_losses
+from uqlib._predictions import label_columns, predict_label_proba
 from uqlib._typing import BoolArray, FloatArray
+from uqlib.conformal._labels import check_no_missing_label
 
 
 class Risk(NamedTuple):
@@ -121,6 +123,7 @@ def check_labels(owner: Any, X: Any, y: Any) -> tuple[Any, bool]:
         )
     if y.ndim == 2 and y.shape[1] > 1:
         return check_indicator(y, y.shape[1], "y").astype(np.int64), True
+    check_no_missing_label(y)
     y = column_or_1d(y, warn=True)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise ValueError("Input y contains NaN or infinity. Remove those rows.")
@@ -131,6 +134,46 @@ def check_labels(owner: Any, X: Any, y: Any) -> tuple[Any, bool]:
         )
     check_classification_targets(y)
     return y, False
+
+
+def class_probabilities(model: Any, X: Any, labels: Any) -> tuple[Any, FloatArray]:
+    """Return the classes of a model and further labels, and the probability of each.
+
+    Parameters
+    ----------
+    model : classifier
+        Fitted, with `predict_proba` and `classes_`.
+    X : array-like or dataframe of shape (n_samples, n_features)
+        Rows.
+    labels : array-like
+        Labels; those that the model does not know have the probability 0.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        In the order of the model if it knows all labels, else sorted.
+    proba : ndarray of shape (n_samples, n_classes)
+        One column for each of them.
+    """
+    proba = predict_label_proba(model, X)
+    known = _classes_of(model, proba.shape[1])
+    if len(labels) == 0 or np.isin(labels, known).all():
+        return known, proba
+    classes = np.union1d(known, labels)
+    spread = np.zeros((len(proba), classes.size))
+    spread[:, label_columns(known, classes)] = proba
+    return classes, spread
+
+
+def _classes_of(model: Any, n_classes: int) -> Any:
+    classes = getattr(model, "classes_", None)
+    if classes is None or isinstance(classes, list) or len(classes) != n_classes:
+        raise ValueError(
+            f"{type(model).__name__} must have classes_, one for each of its "
+            f"{n_classes} probability columns, got {classes!r}. Pass y as an indicator "
+            "of shape (n_samples, n_labels) if the model has several labels a row."
+        )
+    return np.asarray(classes)
 
 
 def indicator_of(y: Any, classes: Any) -> BoolArray:

@@ -38,8 +38,7 @@ class LocalizedConformalRegressor(BaseFeatureRegressor):
         :class:`~sklearn.frozen.FrozenEstimator` is used as it stands.
     confidence_level : float, default=0.9
         Coverage asked for, strictly between 0 and 1.
-    nonconformity : {"absolute", "signed", "normalized", "gamma", "quantile"} or \
-            nonconformity score, default="absolute"
+    nonconformity : str or nonconformity score, default="absolute"
         How strange a target is, as in :class:`SplitConformalRegressor`. Scores of shape
         (n_samples, 2) belong to the two ends, each calibrated at
         :math:`1 - \alpha / 2`.

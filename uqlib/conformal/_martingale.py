@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from uqlib._core.label_checks import nine_digits
 from uqlib._core.levels import check_confidence_level
 from uqlib._core.martingale import Betting
 from uqlib._core.sequential_p_values import continue_p_values
@@ -86,7 +87,9 @@ class ExchangeabilityMartingale(MetaEstimatorMixin, BaseEstimator):
 
     with the confidence level c: however many rows come and however often `rejects` is
     asked. It compares the new rows with one another, not with the training rows: a law
-    that changed before the first new row is not seen.
+    that changed before the first new row is not seen. Scores count with nine
+    significant digits: the last bits of many a model depend on the number of rows that
+    come together, and rows that are alike must tie.
 
     References
     ----------
@@ -178,7 +181,7 @@ class ExchangeabilityMartingale(MetaEstimatorMixin, BaseEstimator):
         X = check_X(self, X, reset=False)
         if _num_samples(X) == 0:
             return self
-        scores = -predict_normality(self.estimator_, X)
+        scores = -nine_digits(predict_normality(self.estimator_, X))
         p_values, self._seen = continue_p_values(
             self._seen, scores, self._rng.random(scores.size)
         )

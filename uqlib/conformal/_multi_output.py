@@ -382,7 +382,7 @@ class MultiOutputConformalRegressor(RegressorMixin, BaseSplitCalibrator):
         """Return X, the regions of the groups and the number of each row's group."""
         check_is_fitted(self, "scores_")
         X = check_X(self, X, reset=False)
-        new = self._conditions(X, mondrian_groups, None)
+        new = self._new_conditions(X, mondrian_groups)
         groups = self._thresholds.group_numbers(new, _num_samples(X))
         if confidence_level is None:
             return X, self._shapes, groups

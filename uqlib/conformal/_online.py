@@ -51,8 +51,7 @@ class OnlineConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator
         a mixture of their levels; or a controller of the threshold itself. See Notes.
     confidence_level : float, default=0.9
         Coverage p asked for, strictly between 0 and 1.
-    nonconformity : {"absolute", "normalized", "gamma", "quantile"} or \
-            nonconformity score, default="absolute"
+    nonconformity : str or nonconformity score, default="absolute"
         How strange a target is, as in :class:`SplitConformalRegressor`, with one score
         a row.
     gamma : float, default=0.005
@@ -129,19 +128,21 @@ class OnlineConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator
     -----
     .. rubric:: Guarantee
 
-    "aci": for any stream whatever, over the T rows judged since `fit`,
+    "aci": for any stream of scores above :math:`-\infty` (an interval of infinite width
+    that the model itself predicts has that one), over the T rows judged since `fit`,
 
     .. math:: \left| \frac{1}{T} \sum_{t \le T} m_t - \alpha \right| \le
               \frac{\max(\alpha, 1 - \alpha) + \gamma}{\gamma T} .
 
     It needs :math:`\alpha_t` unclipped [1]_: while :math:`\alpha_t \le 0` intervals are
-    infinite; while :math:`\alpha_t \ge 1` they are empty, every row counts as a miss,
-    and an interval that is returned is the point prediction twice.
+    infinite; while :math:`\alpha_t \ge 1` they are empty, and every row counts as a
+    miss. In place of an empty interval the point prediction is returned twice.
 
     "pid": for any stream of finite scores, with
     :math:`h = \max_{t \le T} (t + 1) / \log(t + 1)` and C the `saturation`, the share
     of misses is within :math:`(C \pi h / 2 + 1) / T` of :math:`\alpha` [4]_. This falls
-    like :math:`C \pi / (2 \log T)`. No scorecaster is used.
+    like :math:`C \pi / (2 \log T)`. No scorecaster is used. A threshold below every
+    score that is possible makes an empty interval, as above.
 
     "dtaci": a bound on the regret in pinball loss of the levels over every spell of
     `horizon` rows [3]_; for the share of misses, none in finite samples, and in the
@@ -149,7 +150,8 @@ class OnlineConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator
 
     "agaci": none [2]_. Its intervals are always finite: an expert without a finite
     threshold is given the largest score in store (the smallest, if its level exceeds
-    1). The losses of the ends are measured on the scale of the score.
+    1). The losses of the ends are measured on the scale of the score. The weights are
+    those of Bernstein online aggregation with a rate for each expert.
 
     All of this is about the average over the stream, for no single row and no x. An
     interval that is rounded outwards may hold a target that counts as a miss by the
@@ -425,9 +427,36 @@ class OnlineConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator
         if not np.array_equal(ends[:, 0], ends[:, 1]):
             interval[:, 1] = score.inverse(y_pred, ends[:, 1])[:, 1]
         empty = np.isneginf(ends).all(axis=1)
+        empty[~empty] = self._crossed(y_pred[~empty], interval[~empty], ends[~empty])
         if empty.any():
             interval[empty] = self._narrowest(y_pred[empty])
         return check_finite_predictions(interval, score)
+
+    def _crossed(
+        self, y_pred: FloatArray, interval: FloatArray, ends: FloatArray
+    ) -> BoolArray:
+        """Return where the ends, put in order, enclose targets that are all misses.
+
+        Neither the middle of an interval that is not empty nor the point that would
+        replace it is a miss. Ends that differ by their rounding alone may stay.
+        """
+        finite = np.isfinite(interval).all(axis=1)
+        crossed = np.zeros(len(interval), dtype=bool)
+        lower, upper = interval[finite].T
+        rounding = (
+            64 * np.finfo(np.float64).eps * np.maximum(np.abs(lower), np.abs(upper))
+        )
+        # Halves, as the width of a finite interval may be infinite.
+        crossed[finite] = upper / 2 - lower / 2 > rounding
+        for pair in (interval, self._narrowest(y_pred)):
+            crossed &= np.isfinite(pair).all(axis=1)
+            if not crossed.any():
+                break
+            middle = (pair[crossed] / 2).sum(axis=1)
+            with np.errstate(divide="ignore"):  # a logarithm of 0 is a score
+                scores = self.nonconformity_.score(middle, y_pred[crossed])
+            crossed[crossed] = scores > ends[crossed].max(axis=1)
+        return crossed
 
     def _narrowest(self, y_pred: FloatArray) -> FloatArray:
         """Return what stands for no interval at all: one point, twice."""

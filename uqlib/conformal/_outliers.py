@@ -8,6 +8,7 @@ from sklearn.base import OutlierMixin
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from uqlib._core.label_checks import nine_digits
 from uqlib._core.levels import check_confidence_level
 from uqlib._core.outlier_p_values import (
     check_conditional_method,
@@ -112,11 +113,14 @@ class ConformalOutlierDetector(OutlierMixin, BaseSplitCalibrator):
     With `conditional`, independent rows and 1 - delta = `conditional_confidence_level`:
     with probability at least 1 - delta over the calibration rows,
     :math:`P(p(x) \le t \mid \text{calibration}) \le t` for all t at once, and p-values
-    of independent rows are independent. "asymptotic" holds in the limit only.
+    of independent rows are independent. "asymptotic" holds in the limit only, and of
+    "monte_carlo" the simulated variables are part of the probability.
 
     With groups each statement holds within each group, n being its number of
     calibration rows. A row of a group without calibration rows has p = 1, with a
     warning. ``fit_predict`` judges the rows that it was fitted on: it has no guarantee.
+    Scores count with nine significant digits, so that rounding in the wrapped model
+    breaks no ties.
 
     References
     ----------
@@ -242,10 +246,11 @@ class ConformalOutlierDetector(OutlierMixin, BaseSplitCalibrator):
         Returns
         -------
         ndarray of shape (n_samples,)
-            Larger = more normal.
+            Larger = more normal; to nine significant digits.
         """
         check_is_fitted(self, "scores_")
-        return predict_normality(self.estimator_, check_X(self, X, reset=False))
+        X = check_X(self, X, reset=False)
+        return nine_digits(predict_normality(self.estimator_, X))
 
     def decision_function(self, X: Any, *, mondrian_groups: Any = None) -> FloatArray:
         """Return the normality of rows less its threshold.
@@ -302,7 +307,7 @@ class ConformalOutlierDetector(OutlierMixin, BaseSplitCalibrator):
         return X, None
 
     def _set_calibration(self, X: Any, y: Any) -> None:
-        self.scores_ = -predict_normality(self.estimator_, X)
+        self.scores_ = -nine_digits(predict_normality(self.estimator_, X))
         self._boundaries = None
         if self.conditional is None:
             return
@@ -367,5 +372,5 @@ class ConformalOutlierDetector(OutlierMixin, BaseSplitCalibrator):
     def _groups(self, X: Any, mondrian_groups: Any) -> Any:
         """Return the number of each row's group, -1 for one without calibration."""
         X = check_X(self, X, reset=False)
-        new = self._conditions(X, mondrian_groups, None)
+        new = self._new_conditions(X, mondrian_groups)
         return self._thresholds.group_numbers(new, _num_samples(X))

@@ -430,7 +430,7 @@ class ConformalPredictiveRegressor(BaseScoreRegressor):
         return result
 
     def _row_groups(self, X: Any, mondrian_groups: Any) -> Any:
-        new = self._conditions(X, mondrian_groups, None)
+        new = self._new_conditions(X, mondrian_groups)
         return self._thresholds.group_numbers(new, _num_samples(X))
 
     def _warn_if_infinite(self, levels: FloatArray) -> None:

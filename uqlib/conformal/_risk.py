@@ -1,12 +1,13 @@
 """Label sets whose risk is controlled, around any classifier with probabilities."""
 
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
@@ -29,6 +30,7 @@ from uqlib.conformal._label_sets import (
     Risk,
     check_labels,
     check_thresholds,
+    class_probabilities,
     indicator_of,
     resolve_risk,
 )
@@ -54,12 +56,12 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         Any classifier or pipeline with `predict_proba`, multilabel ones included. It is
         cloned and fitted; a :class:`~sklearn.frozen.FrozenEstimator` is used as it
         stands.
-    risk : {"false_negative_rate", "false_discovery_rate", "miscoverage"} or callable, \
-            default="false_negative_rate"
-        The mean of a row's loss: the share of its labels that the set leaves out, the
-        share of the set that is wrong, or whether the set leaves out any label. A
-        function ``risk(y_true, y_set)`` of two boolean arrays of shape
-        (n_samples, n_labels) gives losses of shape (n_samples,) between 0 and 1.
+    risk : str or callable, default="false_negative_rate"
+        The mean of a row's loss: "false_negative_rate", the share of its labels that
+        the set leaves out; "false_discovery_rate", the share of the set that is wrong;
+        "miscoverage", whether the set leaves out any label. A function
+        ``risk(y_true, y_set)`` of two boolean arrays of shape (n_samples, n_labels)
+        gives losses of shape (n_samples,) between 0 and 1.
     risk_level : float, default=0.1
         The level a, strictly between 0 and 1.
     control : {"conformal", "rcps", "ltt"}, default="conformal"
@@ -70,7 +72,7 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         Confidence of ``"rcps"`` and ``"ltt"``; without effect on ``"conformal"``.
     bound : {"hoeffding_bentkus", "wsr"}, default="hoeffding_bentkus"
         P-value of ``"rcps"`` and ``"ltt"``. The second depends on the order of the
-        calibration rows.
+        calibration rows, which is drawn at random.
     correction : {"fixed_sequence", "holm", "bonferroni"}, default="fixed_sequence"
         Multiple test of ``"ltt"``. The fixed sequence goes from small thresholds to
         large ones, from large to small for the rate of false discoveries.
@@ -81,7 +83,7 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         Share or number of rows held out for calibration. Without effect for a
         `FrozenEstimator`, where all rows calibrate.
     random_state : int, RandomState instance or None, default=None
-        Draws the rows held out.
+        Draws the rows held out, and the order of the rows for ``bound="wsr"``.
 
     Attributes
     ----------
@@ -146,7 +148,9 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
       :math:`P(R(t) \le a \text{ for all valid } t) \ge c` for any loss [3]_; a user's
       choice among ``thresholds_[valid_]`` keeps it.
 
-    None is conditional on x or on a label. For a function under ``"conformal"`` or
+    A class that only calibration has seen has the probability 0; one that fit has not
+    seen at all is in no set, and the probability of such a row adds to the risk. None
+    is conditional on x or on a label. For a function under ``"conformal"`` or
     ``"rcps"`` it is assumed that the full set loses at most a. A row without labels
     has no false negatives, an empty set no false discoveries.
 
@@ -236,8 +240,9 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
             y[train],
             None if weight is None else weight[train],
         )
+        labels = y  # a rare class may be held out altogether
         X, y = _safe_indexing(X, held_out), y[held_out]
-        return self._calibrate(model, X, y, multilabel)
+        return self._calibrate(model, X, y, multilabel, labels)
 
     def calibrate(self, X: Any, y: Any) -> Any:
         """Calibrate anew on rows that the estimator was not trained on.
@@ -264,7 +269,7 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
                 "the same kind."
             )
         self._check_parameters()
-        return self._calibrate(self.estimator_, X, y, multilabel)
+        return self._calibrate(self.estimator_, X, y, multilabel, self.classes_)
 
     def predict(self, X: Any) -> Any:
         """Predict labels, as the wrapped estimator does.
@@ -302,9 +307,15 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         X = check_X(self, X, reset=False)
         if threshold is None:
             threshold = self.threshold_
-        if np.isnan(threshold):
-            raise ValueError("threshold is NaN: pass a number, or None for threshold_.")
-        proba = predict_label_proba(self.estimator_, X, len(self.classes_))
+        if not isinstance(threshold, Real) or np.isnan(threshold):
+            raise ValueError(
+                "threshold must be a number, or None for threshold_, got "
+                f"{threshold!r}."
+            )
+        if self.multilabel_:
+            proba = predict_label_proba(self.estimator_, X, len(self.classes_))
+        else:
+            _, proba = class_probabilities(self.estimator_, X, self.classes_)
         return np.asarray(proba >= threshold)
 
     def __sklearn_tags__(self) -> Any:
@@ -332,15 +343,22 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
                 f"control={self.control!r} needs. Set control='ltt'."
             )
 
-    def _calibrate(self, model: Any, X: Any, y: Any, multilabel: bool) -> Any:
+    def _calibrate(
+        self, model: Any, X: Any, y: Any, multilabel: bool, labels: Any = ()
+    ) -> Any:
+        """Calibrate; `labels` are classes that the model need not know."""
         if multilabel:
             classes = np.arange(y.shape[1])
             proba = predict_label_proba(model, X, len(classes))
             indicator = check_indicator(y, len(classes), "y")
         else:
-            proba = predict_label_proba(model, X)
-            classes = _classes_of(model, proba.shape[1])
+            classes, proba = class_probabilities(model, X, labels)
             indicator = indicator_of(y, classes)
+        if self.bound == "wsr" and self.control != "conformal":
+            # Every bet is made on the rows before: in the order of the classes, say,
+            # they win on rows without a loss first, and the p-value is none.
+            order = check_random_state(self.random_state).permutation(len(y))
+            indicator, proba = indicator[order], proba[order]
         thresholds = check_thresholds(self.thresholds)
         totals, p_values = self._evaluate(indicator, proba, thresholds)
         valid = self._valid(totals, p_values, len(y))
@@ -419,14 +437,3 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
             )
         left = "every label is in each set" if risk.full_is_safe else "sets are empty"
         warn_risk_not_controlled(n, level, needed, left)
-
-
-def _classes_of(model: Any, n_classes: int) -> Any:
-    classes = getattr(model, "classes_", None)
-    if classes is None or isinstance(classes, list) or len(classes) != n_classes:
-        raise ValueError(
-            f"{type(model).__name__} must have classes_, one for each of its "
-            f"{n_classes} probability columns, got {classes!r}. Pass y as an indicator "
-            "of shape (n_samples, n_labels) if the model has several labels a row."
-        )
-    return np.asarray(classes)

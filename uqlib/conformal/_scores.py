@@ -249,7 +249,7 @@ class NormalizedScore(BaseEstimator):
         return scale
 
 
-class QuantileScore:
+class QuantileScore(BaseEstimator):
     r"""Distance outside a pair of predicted quantiles.
 
     .. math:: s = \max(l(x) - y, \; y - u(x)), \qquad
@@ -426,6 +426,18 @@ def predict_for_score(score: Any, estimator: Any, X: Any, level: float) -> Float
         return predict_point(estimator, X)
     prediction = np.asarray(score.predict(estimator, X, level), dtype=np.float64)
     return check_finite_predictions(prediction, score)
+
+
+def invert_score(score: Any, y_pred: FloatArray, threshold: Any) -> FloatArray:
+    """Return the intervals of a score at a threshold, or say what is wrong."""
+    interval = np.asarray(score.inverse(y_pred, threshold), dtype=np.float64)
+    if interval.shape != (len(y_pred), 2):
+        raise ValueError(
+            f"{type(score).__name__}.inverse gave an array of shape {interval.shape} "
+            f"for {len(y_pred)} rows: it must give lower and upper bounds, shape "
+            "(n_samples, 2). Use np.column_stack([lower, upper])."
+        )
+    return check_finite_predictions(interval, score)
 
 
 def check_scores(scores: Any, n_samples: int) -> FloatArray:

@@ -25,10 +25,10 @@ class SplitConformalRegressor(BaseScoreRegressor):
         :class:`~sklearn.frozen.FrozenEstimator` is used as it stands.
     confidence_level : float, default=0.9
         Coverage asked for, strictly between 0 and 1.
-    nonconformity : {"absolute", "signed", "normalized", "gamma", "quantile"} or \
-            nonconformity score, default="absolute"
-        How strange a target is, larger = stranger: :class:`AbsoluteScore`,
-        :class:`SignedScore`, :class:`NormalizedScore`, :class:`GammaScore`,
+    nonconformity : str or nonconformity score, default="absolute"
+        How strange a target is, larger = stranger: "absolute" is
+        :class:`AbsoluteScore`, "signed" :class:`SignedScore`, "normalized"
+        :class:`NormalizedScore`, "gamma" :class:`GammaScore` and "quantile"
         :class:`QuantileScore`. An object with ``score(y, y_pred)`` -> (n_samples,) and
         its inverse ``inverse(y_pred, threshold)`` -> (n_samples, 2) is used as it is;
         scores of shape (n_samples, 2) belong to the two ends, each calibrated at
@@ -40,7 +40,8 @@ class SplitConformalRegressor(BaseScoreRegressor):
     weight_estimator : classifier or callable, default=None
         What gives the likelihood ratio of new rows over calibration rows: a fitted
         classifier whose second class is the new rows, or a function of X. Instead,
-        arrays can be passed as `likelihood_ratio` to the methods.
+        arrays can be passed as `likelihood_ratio` to the methods. Searches clone it:
+        there, wrap a classifier in a :class:`~sklearn.frozen.FrozenEstimator`.
     calibration_size : float or int, default=0.25
         Share or number of rows held out for calibration. Without effect for a
         `FrozenEstimator`, where all rows calibrate.
@@ -96,10 +97,13 @@ class SplitConformalRegressor(BaseScoreRegressor):
 
     .. math:: P(y \in C(x)) \ge p,
 
-    and at most :math:`p + 1 / (n + 1)` if no two scores are equal. The probability is
-    over calibration and new rows; it says nothing conditional on x. If the rows are
-    independent draws of one law with continuous scores, the coverage conditional on the
-    calibration rows is random with the law :math:`\mathrm{Beta}(k, n + 1 - k)`.
+    The probability is over calibration and new rows; it says nothing conditional on x.
+    For scores of one column, of which no two are equal, it is at most
+    :math:`p + 1 / (n + 1)`, and if the rows are independent draws of one law, the
+    coverage conditional on the calibration rows is random with the law
+    :math:`\mathrm{Beta}(k, n + 1 - k)`. Both are exceeded where quantiles cross and
+    are exchanged. With scores of two columns each end is missed with probability at
+    most :math:`(1 - p) / 2`.
 
     With groups the same holds within each group, n being its number of calibration
     rows: :math:`P(y \in C(x) \mid g) \ge p`. A group without calibration rows gets

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.model_selection import StratifiedKFold, train_test_split
-from sklearn.utils import _safe_indexing, assert_all_finite, check_random_state
+from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
@@ -176,7 +176,9 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "VennAbersCalibrator":
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None
+    ) -> "VennAbersCalibrator":
         """Fit the estimator on some rows and calibrate it on others.
 
         Parameters
@@ -188,19 +190,23 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), default=None
             One weight a row, handed to the estimator's training. Calibration counts
             each of its rows once, as the guarantee needs.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, for a splitter of ``method="cross"`` such as
+            `GroupKFold`.
 
         Returns
         -------
         self : VennAbersCalibrator
             Fitted and calibrated.
         """
-        X, y = _check_rows(self, X, y, reset=True)
+        X, y = check_X_labels(self, X, y, reset=True)
         _check_choice("method", self.method, ("inductive", "cross"))
         _check_choice("merge", self.merge, ("log", "brier"))
         weight = check_sample_weight(sample_weight, y.size)
+        self._check_groups(groups)
         warn_if_fitted(self.estimator, self)
         if self.method == "cross":
-            models, parts = self._fit_folds(X, y, weight)
+            models, parts = self._fit_folds(X, y, weight, groups)
         elif is_frozen(self.estimator):
             models, parts = [self.estimator], [np.arange(y.size)]
         else:
@@ -231,7 +237,7 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             calibrated on all these rows.
         """
         check_is_fitted(self, "steps_")
-        X, y = _check_rows(self, X, y, reset=False)
+        X, y = check_X_labels(self, X, y, reset=False)
         rows = [(X, y)] * len(self.estimators_)
         self.steps_ = _all_steps(self.estimators_, self.classes_, rows)
         self.n_calibration_ = int(y.size)
@@ -309,7 +315,17 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         X_train = _safe_indexing(X, train)
         return [clone_and_fit(self.estimator, X_train, y[train], part)], [held_out]
 
-    def _fit_folds(self, X: Any, y: Any, weight: Any) -> tuple[list[Any], list[Any]]:
+    def _check_groups(self, groups: Any) -> None:
+        if groups is not None and self.method != "cross":
+            raise ValueError(
+                "groups was given, but method='inductive' draws the rows held out "
+                "without regard to groups. Set method='cross' with cv=GroupKFold(), or "
+                "calibrate a FrozenEstimator on the rows of other groups."
+            )
+
+    def _fit_folds(
+        self, X: Any, y: Any, weight: Any, groups: Any
+    ) -> tuple[list[Any], list[Any]]:
         if is_frozen(self.estimator):
             raise ValueError(
                 "estimator is a FrozenEstimator, but method='cross' fits a model "
@@ -322,7 +338,7 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         cv = self.cv
         if isinstance(cv, int | np.integer):
             cv = StratifiedKFold(int(cv), shuffle=True, random_state=random_state)
-        splits = partition(shuffled_splitter(cv, random_state), X, y)
+        splits = partition(shuffled_splitter(cv, random_state), X, y, groups)
         base = seeded_clone(self.estimator, draw_seeds(random_state, 1)[0])
         models = fit_each_fold(base, X, y, splits, weight, self.n_jobs)
         return models, [np.asarray(test) for _, test in splits]
@@ -361,12 +377,6 @@ def _model_steps(scores: FloatArray, columns: Any, first: int) -> list[Any]:
         tuple(venn_abers_steps(score, columns == k))
         for k, score in enumerate(scores.T, start=first)
     ]
-
-
-def _check_rows(owner: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
-    if y is not None:
-        assert_all_finite(y, input_name="y")  # NaN would be a class of its own
-    return check_X_labels(owner, X, y, reset=reset)
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
