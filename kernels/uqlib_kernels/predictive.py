@@ -1,11 +1,43 @@
-r"""Scores of a step distribution at many points, in one pass over its steps."""
+r"""Steps and scores of an empirical law at many points, in ascending order."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uqlib_kernels._jit import row_jit
 
-__all__ = ["sorted_crps"]
+__all__ = ["count_below", "sorted_crps"]
+
+
+def count_below(
+    ordered: NDArray[np.float64], z: NDArray[np.float64], closed: bool = False
+) -> NDArray[np.intp]:
+    """Count the values below each of several ascending points.
+
+    Parameters
+    ----------
+    ordered : ndarray of shape (n,), float64
+        Ascending values, infinities included.
+    z : ndarray of shape (n_samples,), float64
+        Ascending points, infinities included.
+    closed : bool, default=False
+        Count the values equal to a point, too.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        As :func:`numpy.searchsorted` on the side "left", or "right" if closed. Each
+        search starts where the last one ended and doubles its step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from uqlib_kernels.predictive import count_below
+    >>> count_below(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 9.0]))
+    array([0, 1, 3])
+    """
+    counts = np.empty(z.size, dtype=np.intp)
+    _gallop(np.ascontiguousarray(ordered), np.ascontiguousarray(z), closed, counts)
+    return counts
 
 
 def sorted_crps(
@@ -76,3 +108,30 @@ def _add_both_sides(
         scores[i] += total
         if j > 0:
             scores[i] += share * share * (ordered[n - j] - z[i])
+
+
+@row_jit
+def _gallop(
+    ordered: NDArray[np.float64],
+    z: NDArray[np.float64],
+    closed: bool,
+    counts: NDArray[np.intp],
+) -> None:
+    n = len(ordered)
+    low = 0  # so many values are known to count
+    for i in range(len(z)):
+        point = z[i]
+        step, high = 1, low
+        while high < n and (
+            ordered[high] < point or (closed and ordered[high] == point)
+        ):
+            low = high + 1
+            high = min(n, low + step)
+            step *= 2
+        while low < high:
+            middle = (low + high) // 2
+            if ordered[middle] < point or (closed and ordered[middle] == point):
+                low = middle + 1
+            else:
+                high = middle
+        counts[i] = low

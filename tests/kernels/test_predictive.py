@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uqlib._core import predictive_system
-from uqlib.conformal import predictive_crps
-from uqlib_kernels.predictive import sorted_crps
+from uqlib.conformal import predictive_crps, predictive_p_values
+from uqlib_kernels.predictive import count_below, sorted_crps
 
 VALUES = st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.25, 3.0, 1e3]), min_size=1)
 
@@ -32,15 +32,29 @@ def test_equals_the_integral(residuals, points):
     np.testing.assert_allclose(sorted_crps(ordered, z), expected, rtol=1e-12)
 
 
+@given(
+    st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0, np.inf]), max_size=40),
+    st.lists(st.sampled_from([-np.inf, -1.0, 0.1, 0.5, 7.0, np.inf])),
+    st.booleans(),
+)
+def test_counts_are_those_of_a_search(values, points, closed):
+    ordered, z = np.sort(values), np.sort(points)
+    expected = np.searchsorted(ordered, z, "right" if closed else "left")
+    np.testing.assert_array_equal(count_below(ordered, z, closed), expected)
+
+
 def test_equals_the_numpy_path(monkeypatch):
     rng = np.random.default_rng(0)
     residuals = rng.standard_t(2, size=2**16)
     y_pred, y = rng.normal(size=(2, 500))
     y[:3], y[3:5] = y_pred[:3] + 3 * residuals[:3], (1e6, -1e6)
     fast = predictive_crps(residuals, y_pred, y, scale=3.0)
+    p_values = predictive_p_values(residuals, y_pred, y, scale=3.0)
     monkeypatch.setattr(predictive_system, "compiled_kernels", lambda *args: None)
     slow = predictive_crps(residuals, y_pred, y, scale=3.0)
     np.testing.assert_allclose(fast, slow, rtol=1e-12)
+    expected = predictive_p_values(residuals, y_pred, y, scale=3.0)
+    np.testing.assert_array_equal(p_values, expected)
 
 
 @pytest.mark.parametrize("far", [np.inf, -np.inf])

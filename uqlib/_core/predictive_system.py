@@ -33,8 +33,9 @@ from uqlib._core.residual_quantiles import (
 )
 from uqlib._typing import ArrayLike, FloatArray
 
-# One pass over the steps: NumPy makes ten, over arrays that leave the cache.
-_CRPS_MIN_SIZE = 2**16
+# Above this size compiled code goes over the residuals once; NumPy makes ten passes
+# for the score, over arrays that leave the cache.
+_MIN_SIZE = 2**16
 
 
 def predictive_p_values(
@@ -323,7 +324,7 @@ def predictive_crps(
         return np.full(point.size, np.inf)
     order = np.argsort(z)
     score = np.empty(z.size)
-    compiled = compiled_kernels("predictive", ordered.size + z.size, _CRPS_MIN_SIZE)
+    compiled = compiled_kernels("predictive", ordered.size + z.size, _MIN_SIZE)
     if compiled is not None and np.isfinite(z).all():
         score[order] = compiled.sorted_crps(ordered, z[order])
     else:
@@ -372,7 +373,11 @@ def _counts(
     flat = z.ravel()
     order = np.argsort(flat)
     counts = np.empty(flat.size, dtype=np.intp)
-    counts[order] = np.searchsorted(ordered, flat[order], side)
+    compiled = compiled_kernels("predictive", ordered.size + flat.size, _MIN_SIZE)
+    if compiled is not None:
+        counts[order] = compiled.count_below(ordered, flat[order], side == "right")
+    else:
+        counts[order] = np.searchsorted(ordered, flat[order], side)
     return counts.reshape(z.shape)
 
 
