@@ -30,13 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A bare checkout is enough, as for the tests.
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
     import bench_aggregation
+    import bench_conformal
     import bench_import
     import bench_linear
     import bench_rows
 
     print(machine(), flush=True)
     results = []
-    for module in (bench_rows, bench_linear, bench_aggregation, bench_import):
+    modules = (
+        bench_rows,
+        bench_linear,
+        bench_aggregation,
+        bench_conformal,
+        bench_import,
+    )
+    for module in modules:
         for result in module.run(quick):
             results.append(result)
             print("  ".join(result.cells()), flush=True)
