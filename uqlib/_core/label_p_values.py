@@ -195,8 +195,12 @@ class NewRows(NamedTuple):
         NewRows
             In that order.
         """
-        parts = (self.group, self.weights, self.u)
-        return NewRows(rows.size, *(None if p is None else p[rows] for p in parts))
+        return NewRows(
+            rows.size,
+            None if self.group is None else self.group[rows],
+            None if self.weights is None else self.weights[rows],
+            None if self.u is None else self.u[rows],
+        )
 
 
 class LabelCells:
