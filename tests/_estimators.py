@@ -30,6 +30,7 @@ def public_estimators():
     networks = [_network()] if find_spec("torch") is not None else []
     return [
         *networks,
+        uqlib.BatchPredictiveInference(Ridge()),
         uqlib.BootstrapConformalRegressor(Ridge(), n_estimators=5),
         uqlib.ConditionalConformalRegressor(Ridge()),
         uqlib.ConformalClassifier(LogisticRegression()),
@@ -108,6 +109,7 @@ EXPECTED_FAILURES = {
     **{
         name: dict.fromkeys(_WEIGHTS, _SPLIT)
         for name in (
+            "BatchPredictiveInference",
             "ConditionalConformalRegressor",
             "ConformalClassifier",
             "ConformalPredictiveRegressor",

@@ -72,7 +72,10 @@ def test_arrays_state_their_shape(name):
 CALIBRATORS = [
     name
     for name, obj in OBJECTS.items()
-    if inspect.isclass(obj) and name.startswith("uqlib.conformal.")
+    if inspect.isclass(obj)
+    and (
+        name.startswith("uqlib.conformal.") or name.endswith("BatchPredictiveInference")
+    )
 ]
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # editors and type checkers do not run __getattr__
+    from uqlib.batch import *
     from uqlib.conformal import *
     from uqlib.exceptions import *
     from uqlib.inspection import *
@@ -101,6 +102,18 @@ _FAMILIES = {
         "venn_abers",
         "weighted_conformal_quantile",
         "wsr_p_value",
+    ),
+    "uqlib.batch": (
+        "BatchPredictiveInference",
+        "Composition",
+        "band_probability",
+        "batch_band",
+        "batch_bound",
+        "count_above_bound",
+        "grid_law",
+        "joint_order_probability",
+        "order_statistic_rank",
+        "rank_sum_law",
     ),
     "uqlib.metrics": (
         "adaptive_calibration_error",

@@ -5,6 +5,24 @@ Nothing here imports `uqlib`. Importing this package imports Numba, which is why
 its first call.
 """
 
-from uqlib_kernels import online, predictive, rows, sets, union, venn_abers
+from uqlib_kernels import (
+    online,
+    predictive,
+    rank_bounds,
+    rank_law,
+    rows,
+    sets,
+    union,
+    venn_abers,
+)
 
-__all__ = ["online", "predictive", "rows", "sets", "union", "venn_abers"]
+__all__ = [
+    "online",
+    "predictive",
+    "rank_bounds",
+    "rank_law",
+    "rows",
+    "sets",
+    "union",
+    "venn_abers",
+]
