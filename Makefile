@@ -5,6 +5,9 @@ VENV ?= .venv
 # Pinned so that no build for another machine is pulled by accident; empty: no torch.
 TORCH ?= torch==2.13.0
 
+# Tests run in so many processes.
+JOBS ?= 2
+
 BIN := $(VENV)/bin
 # The floors of pyproject.toml, for `make test-oldest` (Python 3.11 or 3.12).
 OLDEST := numpy==2.0.2 scipy==1.13.1 scikit-learn==1.6.1 numba==0.61.0 \
@@ -29,13 +32,13 @@ demo: $(VENV)/.demo ## intervals on real data: one table, one figure
 	  $(BIN)/python examples/plot_01_first_intervals.py
 
 test: $(VENV)/.test ## every test but those marked slow
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
 
 test-all: $(VENV)/.test doctest ## every test and every example in the documentation
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS)
 
 test-oldest: $(OLDEST_VENV)/.test ## the tests on the oldest supported versions
-	$(OLDEST_VENV)/bin/python -m pytest -q -m "not slow"
+	$(OLDEST_VENV)/bin/python -m pytest -q -n $(JOBS) -m "not slow"
 
 doctest: $(VENV)/.test ## the examples in docstrings, user guide and README
 	$(BIN)/python -m pytest -q --doctest-modules uqlib kernels/uqlib_kernels

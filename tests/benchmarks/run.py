@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A bare checkout is enough, as for the tests.
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
     import bench_aggregation
+    import bench_batch
     import bench_conformal
     import bench_import
     import bench_linear
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench_rows,
         bench_linear,
         bench_aggregation,
+        bench_batch,
         bench_conformal,
         bench_import,
     )
@@ -51,9 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if quick:
         return
     TABLE.write_text(as_rst(results), encoding="utf-8")
+    import batch_cost
     import peers
     import real_data
 
+    batch_cost.main()
     peers.main()
     real_data.main()
 

@@ -449,7 +449,9 @@ def test_dataframes_with_strings_reach_the_estimator(df_module):
     kind = np.where(X[:, 1] > 0, "a", "b")
     frame = df_module.make_dataframe([("x", X[:, 0]), ("kind", kind)])
     base = make_pipeline(
-        make_column_transformer((OneHotEncoder(), ["kind"]), remainder="passthrough"),
+        make_column_transformer(
+            (OneHotEncoder(sparse_output=False), ["kind"]), remainder="passthrough"
+        ),
         Ridge(),
     )
     model = BootstrapConformalRegressor(base, group_by="kind", random_state=0)

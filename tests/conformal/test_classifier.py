@@ -370,7 +370,8 @@ def test_frames_and_pipelines(df_module):
     labels = np.array(["seal", "owl", "fox"])[y]
     inner = make_pipeline(
         make_column_transformer(
-            (StandardScaler(), ["x0", "x1", "x2", "x3"]), (OneHotEncoder(), ["kind"])
+            (StandardScaler(), ["x0", "x1", "x2", "x3"]),
+            (OneHotEncoder(sparse_output=False), ["kind"]),
         ),
         LogisticRegression(),
     )

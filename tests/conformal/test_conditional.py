@@ -76,7 +76,10 @@ def test_indicators_of_groups_are_mondrian_calibration():
     groups = OneHotEncoder(sparse_output=False)
     columns = make_column_transformer((groups, [2]))
     split = SplitConformalRegressor(Ridge(), group_by=2, random_state=0).fit(X, Y)
-    for features in (columns, make_column_transformer((OneHotEncoder(), [2]))):
+    for features in (
+        columns,
+        make_column_transformer((OneHotEncoder(sparse_output=False), [2])),
+    ):
         np.testing.assert_array_equal(
             fitted(features).predict_interval(X), split.predict_interval(X)
         )

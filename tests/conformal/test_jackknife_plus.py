@@ -64,7 +64,7 @@ def test_closed_forms_take_every_score_of_the_point(score):
     [
         (LinearRegression(positive=True), X[:12], "absolute"),
         (Ridge(solver="lsqr"), X[:12], "absolute"),
-        (Ridge(alpha=[1.0]), X[:12], "absolute"),
+        (Ridge(alpha=np.array([1.0])), X[:12], "absolute"),
         (make_pipeline(StandardScaler(), Ridge()), X[:12], "absolute"),
         (LinearRegression(), np.repeat(X[:12, :1], 2, axis=1), "absolute"),
         (LinearRegression(), np.eye(12), "absolute"),

@@ -276,7 +276,9 @@ def test_every_way_to_name_the_groups_is_the_same(df_module):
         everything(by_array, rows, mondrian_groups=number),
     )
     frame = df_module.make_dataframe({"x0": X[:, 0], "x1": X[:, 1], "g": GROUPS})
-    encode = make_column_transformer((OneHotEncoder(), ["g"]), remainder="passthrough")
+    encode = make_column_transformer(
+        (OneHotEncoder(sparse_output=False), ["g"]), remainder="passthrough"
+    )
     targets = df_module.make_dataframe({"u": Y[:, 0], "v": Y[:, 1], "w": Y[:, 2]})
     named = MultiOutputConformalRegressor(
         make_pipeline(encode, Ridge()),

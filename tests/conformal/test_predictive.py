@@ -439,7 +439,7 @@ def test_frames_with_strings_and_missing_values(df_module):
     x0[::10] = np.nan
     frame = df_module.make_dataframe({"x0": x0, "kind": GROUPS})
     encode = make_column_transformer(
-        (OneHotEncoder(), ["kind"]), remainder="passthrough"
+        (OneHotEncoder(sparse_output=False), ["kind"]), remainder="passthrough"
     )
     inner = make_pipeline(encode, HistGradientBoostingRegressor(max_iter=3))
     model = ConformalPredictiveRegressor(inner, random_state=0)

@@ -349,7 +349,8 @@ def test_a_pipeline_on_frames(df_module):
     )
     inner = make_pipeline(
         make_column_transformer(
-            (OneHotEncoder(), ["color"]), (StandardScaler(), ["size"])
+            (OneHotEncoder(sparse_output=False), ["color"]),
+            (StandardScaler(), ["size"]),
         ),
         LogisticRegression(),
     )
