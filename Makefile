@@ -5,8 +5,9 @@ VENV ?= .venv
 # Pinned so that no build for another machine is pulled by accident; empty: no torch.
 TORCH ?= torch==2.13.0
 
-# Tests run in so many processes.
+# Tests run in so many processes, each with one thread: more would wait for one another.
 JOBS ?= 2
+pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -q -n $(JOBS)
 
 BIN := $(VENV)/bin
 # The floors of pyproject.toml, for `make test-oldest` (Python 3.11 or 3.12).
@@ -32,13 +33,13 @@ demo: $(VENV)/.demo ## intervals on real data: one table, one figure
 	  $(BIN)/python examples/plot_01_first_intervals.py
 
 test: $(VENV)/.test ## every test but those marked slow
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+	$(call pytest,$(VENV)) -m "not slow"
 
 test-all: $(VENV)/.test doctest ## every test and every example in the documentation
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(call pytest,$(VENV))
 
 test-oldest: $(OLDEST_VENV)/.test ## the tests on the oldest supported versions
-	$(OLDEST_VENV)/bin/python -m pytest -q -n $(JOBS) -m "not slow"
+	$(call pytest,$(OLDEST_VENV)) -m "not slow"
 
 doctest: $(VENV)/.test ## the examples in docstrings, user guide and README
 	$(BIN)/python -m pytest -q --doctest-modules uqlib kernels/uqlib_kernels

@@ -26,6 +26,7 @@ Y_40 = np.random.default_rng(0).normal(size=40)
         ({"side": "both"}, ValueError, "side='both'"),
         ({"method": "best"}, ValueError, "method='best'"),
         ({"phi": "beta"}, ValueError, "phi='beta'"),
+        ({"phi": None}, ValueError, "phi=None"),
         ({"kappa": -1.0}, ValueError, "kappa"),
         ({"kappa": np.inf}, ValueError, "kappa"),
         ({"grid": 0}, ValueError, "grid"),

@@ -1,5 +1,6 @@
 """Statistics of targets from residuals, against all matchings."""
 
+import math
 from fractions import Fraction
 from itertools import permutations
 
@@ -140,3 +141,52 @@ def test_equal_predictions_need_no_matching():
     model = calibrated(y, statistic=("order", 2), side="two")
     high = model.predict_batch_interval(np.full((6, 1), 3.0))[0, 1]
     assert high == pytest.approx(3.0 + ends[gaps[1] - 1], rel=1e-12)
+
+
+@pytest.mark.parametrize("method", ["auto", "partition", "dp", "core", "hull", "band"])
+def test_tied_targets_are_not_lost_to_rounding(method):
+    # All targets are equal, so that their mean is known: every interval holds it.
+    rng = np.random.default_rng(0)
+    for target, point, m in zip(
+        rng.normal(scale=10, size=40).round(1),
+        rng.normal(scale=10, size=40).round(1),
+        rng.integers(1, 5 if method in ("dp", "core", "hull", "band") else 40, size=40),
+        strict=True,
+    ):
+        n = (400 if method == "band" else 40) * m
+        model = calibrated(np.full(n, target), np.full(n, point), method=method)
+        low, high = model.predict_batch_interval(rows_of(np.full(m, point)))[0]
+        targets = np.full(m, target)
+        for mean in (math.fsum(targets) / m, targets.mean(), targets.sum() / m):
+            assert low <= mean <= high
+
+
+@pytest.mark.parametrize("statistic", ["mean", ("trimmed", 0.2, 0.2), "median"])
+@pytest.mark.parametrize("nonconformity", ["outcome", "signed"])
+def test_huge_targets_stay_inside(statistic, nonconformity):
+    # Sums of them overflow: an upper bound of -inf would hold nothing.
+    for target in (-1e308, 1e308):
+        model = calibrated(
+            np.full(200, target), statistic=statistic, nonconformity=nonconformity
+        )
+        low, high = model.predict_batch_interval(rows_of(np.zeros(4)))[0]
+        assert low <= target <= high
+        assert abs(low / target - 1) < 1e-12
+        assert abs(high / target - 1) < 1e-12
+
+
+def test_a_composition_need_not_be_hashable():
+    class Largest:
+        __hash__ = None
+
+        def __call__(self, i, g, t):
+            return np.maximum(g, t)
+
+    y = np.random.default_rng(2).normal(size=90)
+    largest = Composition(Largest(), lambda i, h, r: h + r, -99.0)
+    plain = Composition(Largest().__call__, lambda i, h, r: h + r, -99.0)
+    batch = rows_of([0.0, 1.0])
+    np.testing.assert_array_equal(
+        calibrated(y, statistic=largest).predict_batch_interval(batch),
+        calibrated(y, statistic=plain).predict_batch_interval(batch),
+    )

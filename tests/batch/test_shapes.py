@@ -48,7 +48,7 @@ def test_shape_of_training_scores(kappa):
         for side, phi in (("lower", lower), ("upper", upper))
     ]
     found = model.predict_batch_interval(X[:2])[0]
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
     model.calibrate(X[:80], np.exp(Y[:80]))  # keeps the shape
     assert np.isfinite(model.predict_batch_interval(X[:2])).all()
 
@@ -72,7 +72,7 @@ def test_the_last_gap_costs_what_it_reaches():
         )
         expected.append(bound)
     found = model.predict_batch_interval(X[:3])[0]
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_named_and_given_shapes():
@@ -90,7 +90,7 @@ def test_named_and_given_shapes():
             BATCH[:2]
         )
         expected = batch_bound(SCORES, 2, "mean", 0.9, phi=phi, method="dp")
-        np.testing.assert_array_equal(found, [expected])
+        np.testing.assert_allclose(found, [expected], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("phi", ["train", "normal", "rank"])

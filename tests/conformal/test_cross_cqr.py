@@ -386,3 +386,16 @@ def test_a_fit_that_fails_leaves_the_last_one_alone():
     with pytest.raises(ValueError, match="no quantile level"):
         model.fit(X, Y)
     np.testing.assert_array_equal(model.predict_interval(X_NEW), before)
+
+
+def test_group_by_a_column_is_the_same_as_its_array():
+    loud = X[:, 0] > 0
+    array = CrossConformalizedQuantileRegressor(linear(), random_state=0)
+    array.fit(X, Y, mondrian_groups=loud)
+    column = CrossConformalizedQuantileRegressor(
+        linear(), group_by=lambda rows: rows[:, 0] > 0, random_state=0
+    ).fit(X, Y)
+    assert column.groups_.tolist() == [False, True]
+    np.testing.assert_array_equal(
+        column.predict_interval(X), array.predict_interval(X, mondrian_groups=loud)
+    )

@@ -105,3 +105,20 @@ def test_types():
         batch_bound([1, 2], 1.5)
     with pytest.raises(TypeError, match="confidence_level must be a real number"):
         batch_bound([1, 2], 1, confidence_level="0.9")
+
+
+@pytest.mark.parametrize("method", ["dp", "core", "hull", "band"])
+def test_sums_of_huge_scores_do_not_overflow(method):
+    scores = np.repeat([-1e308, 1e308], 25)
+    bounds = batch_bound(
+        scores, 5, "mean", 0.5, score_bounds=(-1e308, 1e308), method=method
+    )
+    tame = batch_bound(
+        scores / 1e300, 5, "mean", 0.5, score_bounds=(-1e8, 1e8), method=method
+    )
+    np.testing.assert_allclose(np.divide(bounds, 1e300), tame, rtol=1e-12)
+    same = np.full(50, -1e308)
+    upper = batch_bound(
+        same, 5, "mean", 0.5, score_bounds=(-1e308, -1e308), side="upper", method=method
+    )
+    np.testing.assert_allclose(upper, -1e308, rtol=1e-12)

@@ -30,6 +30,7 @@ from uqlib._typing import FloatArray
 METHODS = ("auto", "closed", "dp", "hull", "core", "band")
 # "auto" takes the exact core up to about so many steps; the hull is nearly as tight.
 _MAX_CORE = 2**26
+_HUGE = 2.0**900
 
 
 class BatchBound(NamedTuple):
@@ -136,6 +137,10 @@ def _linear(
         rank = upper_rank(n, m, statistic.first, level)
         probability = order_probability(n, m, statistic.first, rank)
         return BatchBound(float(ends[rank - 1]), probability, 0.0, rank, method)
+    if float(np.max(np.abs(ends), where=np.isfinite(ends), initial=0.0)) > _HUGE:
+        # Sums would overflow. A power of two is exact where scores are as large.
+        tame = _linear(ends / _HUGE, m, statistic, level, phi, method)
+        return tame._replace(value=tame.value * _HUGE, gap=tame.gap * _HUGE)
     weights = np.array(statistic.weights)
     held, total = weights > 0, int(weights.sum())
     if method == "band":

@@ -78,7 +78,8 @@ def score_sides(
             bound = one_side(
                 values, end, task.m, task.statistic, level, shapes(name), method
             )
-        found.append(bound)
+        largest = float(np.abs(scores).max())
+        found.append(_rounded(bound, name, task, abs(bound.value), largest, largest))
     return tuple(found)
 
 
@@ -92,18 +93,21 @@ def target_sides(
             "targets their mean alone. Pass method='auto', or nonconformity='outcome', "
             "which bounds statistics of the targets without the predictions."
         )
-    level = task.side_level
-    by_side = {"lower": ends[0], "upper": ends[1]}
-    return tuple(
-        matched_side(points, scores, by_side[name], task.statistic, level, name)
-        for name in task.names
-    )
+    level, found = task.side_level, []
+    sizes = float(np.abs(scores).max()), float(np.abs(points).max())
+    for name in task.names:
+        end = ends[0] if name == "lower" else ends[1]
+        bound = matched_side(points, scores, end, task.statistic, level, name)
+        found.append(_rounded(bound, name, task, abs(bound.value), *sizes, *sizes))
+    return tuple(found)
 
 
 def moved_by_mean(
-    bounds: tuple[BatchBound, ...], names: tuple[str, ...], mean: float
+    bounds: tuple[BatchBound, ...], task: BatchTask, points: FloatArray
 ) -> tuple[BatchBound, ...]:
     """Return bounds of the mean target from those of the mean residual."""
+    names, largest = task.names, float(np.abs(points).max())
+    mean = math.fsum(points / task.m)
     moved = [
         (lower_end if name == "lower" else upper_end)(
             np.array(mean), np.array(bound.value)
@@ -111,9 +115,27 @@ def moved_by_mean(
         for name, bound in zip(names, bounds, strict=True)
     ]
     return tuple(
-        bound._replace(value=float(value))
-        for bound, value in zip(bounds, moved, strict=True)
+        _rounded(bound._replace(value=float(value)), name, task, largest)
+        for bound, name, value in zip(bounds, names, moved, strict=True)
     )
+
+
+# The sum of m values, by whatever program or by the user for the targets, is off by up
+# to m units in the last place of the sum of their sizes. Where targets are tied the
+# statistic can equal its bound, and would then lie outside as often as inside. Sizes
+# below the end of the range are at most the bound's own and twice the largest score.
+def _rounded(
+    bound: BatchBound, name: str, task: BatchTask, *sizes: float
+) -> BatchBound:
+    """Return a bound of a sum, moved outwards by its rounding error."""
+    statistic = task.statistic
+    if not isinstance(statistic, Linear) or not math.isfinite(bound.value):
+        return bound
+    if statistic.order is not None and bound.method != "hull":
+        return bound  # a score, without sums
+    unit = (task.m + 4) * float(np.finfo(np.float64).eps)
+    error = sum(unit * size for size in sizes)  # their own sum may overflow
+    return bound._replace(value=bound.value + (error if name == "upper" else -error))
 
 
 # The choice looks at sizes, level and statistic alone: a choice that looked at the

@@ -411,7 +411,7 @@ class BatchPredictiveInference(BaseBatchCalibrator):
             )
         bounds = known[key]
         if points is not None:
-            bounds = moved_by_mean(bounds, task.names, math.fsum(points) / task.m)
+            bounds = moved_by_mean(bounds, task, points)
         return BatchAnswer(task, scores.size, bounds)
 
     def _shape(self, n: int, side: str) -> Any:

@@ -72,7 +72,7 @@ def matched_side(
         value = composition_value(looked_at, held, sign)
     else:
         weights = np.array([looked_at.weights[k - 1] for k in positions], dtype=float)
-        value = sign * float(weights @ values / weights.sum())
+        value = sign * float(weights / weights.sum() @ values)
     return BatchBound(value, probability, math.nan, None, "matching")
 
 
@@ -101,7 +101,6 @@ def _positions(statistic: Linear | Composition, m: int) -> list[int]:
     return [k for k in range(1, m + 1) if statistic.weights[k - 1]]
 
 
-@lru_cache(maxsize=256)
 def _gaps(
     n: int, m: int, statistic: Linear | Composition, level: Fraction
 ) -> tuple[Any, float]:

@@ -71,4 +71,4 @@ def _group_statistics(
         found = [composition_value(statistic, group, 1.0) for group in groups]
         return np.array(found)
     weights = np.array(statistic.weights, dtype=np.float64)
-    return groups @ weights / weights.sum()
+    return groups @ (weights / weights.sum())  # sums of huge scores would overflow

@@ -13,7 +13,7 @@ NAMES = ("rank", "normal", "train")
 
 def check_shape(phi: Any, kappa: Any, grid: Any) -> None:
     """Refuse a shape by an unknown name and numbers out of their range."""
-    if isinstance(phi, str) and phi not in NAMES:
+    if phi not in NAMES if isinstance(phi, str) else np.ndim(phi) != 1:
         raise ValueError(
             f"phi={phi!r} must be one of {', '.join(map(repr, NAMES))} or an array of "
             "one integer for each gap, n_calibration_ + 1 in all."

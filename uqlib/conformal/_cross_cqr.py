@@ -57,6 +57,10 @@ class CrossConformalizedQuantileRegressor(BaseFoldRegressor):
         The level p, strictly between 0 and 1. What is guaranteed is less: see below.
     symmetric : bool, default=True
         Score a row by its distance to the interval. False scores each end alone.
+    group_by : str, int or callable, default=None
+        Column of X, by name or number, or a function of X, that gives the group of
+        each row: every group is calibrated by its own rows. Instead, arrays can be
+        passed as `mondrian_groups` to the methods.
     cv : int, cross-validation splitter or iterable, default=5
         The folds. An int draws shuffled folds with `random_state`. Every row must lie
         in exactly one test fold. ``LeaveOneOut()`` gives the jackknife+.
@@ -162,6 +166,7 @@ class CrossConformalizedQuantileRegressor(BaseFoldRegressor):
         *,
         confidence_level: float = 0.9,
         symmetric: bool = True,
+        group_by: Any = None,
         cv: Any = 5,
         n_jobs: int | None = None,
         random_state: Any = None,
@@ -169,6 +174,7 @@ class CrossConformalizedQuantileRegressor(BaseFoldRegressor):
         self.estimator = estimator
         self.confidence_level = confidence_level
         self.symmetric = symmetric
+        self.group_by = group_by
         self.cv = cv
         self.n_jobs = n_jobs
         self.random_state = random_state
