@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.ensemble import BaggingRegressor
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import validate_data
 
@@ -74,6 +73,8 @@ class EnsembleMembers(NamedTuple):
 
     def points(self, X: Any) -> FloatArray:
         """Return the point prediction of every member."""
+        from sklearn.ensemble import BaggingRegressor
+
         trees = not isinstance(self.ensemble, BaggingRegressor)
         # Members were fitted to arrays, whatever the ensemble got.
         rows = validate_data(

@@ -6,11 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import (
-    BaggingRegressor,
-    ExtraTreesRegressor,
-    RandomForestRegressor,
-)
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
@@ -39,9 +34,6 @@ from uqlib.conformal._cross_ends import FoldModels
 from uqlib.conformal._cross_folds import fitted_score
 from uqlib.conformal._scores import resolve_score
 from uqlib.exceptions import InfiniteIntervalWarning, warn_user
-
-# Ensembles whose own bags serve, if they draw any.
-_BAGGING = (RandomForestRegressor, ExtraTreesRegressor, BaggingRegressor)
 
 # Why a number of bags drawn at random has a theorem [1]. Draw N bags of n rows from the
 # n + 1 rows, the new one among them: all that follows is symmetric in the n + 1. Those
@@ -386,8 +378,16 @@ def _thawed(estimator: Any) -> Any:
 
 
 def _has_bags(estimator: Any) -> bool:
+    # Imported here: who asks for no forest need not wait for scikit-learn's.
+    from sklearn.ensemble import (
+        BaggingRegressor,
+        ExtraTreesRegressor,
+        RandomForestRegressor,
+    )
+
     inner = _thawed(estimator)
-    return isinstance(inner, _BAGGING) and bool(inner.bootstrap)
+    bagging = (RandomForestRegressor, ExtraTreesRegressor, BaggingRegressor)
+    return isinstance(inner, bagging) and bool(inner.bootstrap)
 
 
 def _fit_bag(

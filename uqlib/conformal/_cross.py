@@ -5,7 +5,6 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import LeaveOneOut
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
@@ -275,6 +274,9 @@ def _closed_form(
 
 def _linear_penalty(estimator: Any) -> float | None:
     """Return the penalty of a model whose fit is a plain formula, else None."""
+    # Imported here: who asks for no jackknife+ need not wait for it.
+    from sklearn.linear_model import LinearRegression, Ridge
+
     if type(estimator) is LinearRegression and not estimator.positive:
         return 0.0
     direct = type(estimator) is Ridge and estimator.solver in (
