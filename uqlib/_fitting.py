@@ -9,13 +9,14 @@ from sklearn import get_config
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, check_cv
+from sklearn.model_selection import KFold, check_cv, train_test_split
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._typing import FloatArray
+from uqlib._validation import check_calibration_size
 from uqlib.exceptions import AlreadyFittedWarning, warn_user
 
 
@@ -106,6 +107,74 @@ def clone_and_fit(
         return estimator
     copy = clone(estimator).set_params(**(parameters or {}))
     return copy.fit(X, y, **_weight_arguments(estimator, sample_weight))
+
+
+def fit_score(score: Any, model: Any, X: Any, y: Any) -> Any:
+    """Return a nonconformity score for a model.
+
+    Parameters
+    ----------
+    score : object
+        Never changed.
+    model : estimator
+        The fitted model.
+    X, y : array-like or None
+        Its training rows; None if there are none.
+
+    Returns
+    -------
+    object
+        A clone that learned from the rows; a score that learns nothing as it is.
+    """
+    if not hasattr(score, "fit"):
+        return score
+    return clone(score, safe=False).fit(model, X, y)
+
+
+def split_rows(
+    n_samples: int, calibration_size: Any, random_state: Any, stratify: Any = None
+) -> tuple[Any, Any]:
+    """Return the row numbers of training and of calibration.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of rows.
+    calibration_size : float or int
+        Share or number of rows that calibrate.
+    random_state : int, RandomState instance or None
+        Draws them.
+    stratify : array-like of shape (n_samples,), default=None
+        Labels whose shares both parts keep. Rows that are held out so are exchangeable
+        with a new one within each label only.
+
+    Returns
+    -------
+    train, held_out : list of int
+        The numbers.
+    """
+    return train_test_split(
+        range(n_samples),
+        test_size=check_calibration_size(calibration_size, n_samples),
+        random_state=random_state,
+        stratify=stratify,
+    )
+
+
+def given_random_state(random_state: Any) -> Any:
+    """Return a generator, or None where the randomness is left to each model.
+
+    Parameters
+    ----------
+    random_state : int, RandomState instance or None
+        As an estimator takes it.
+
+    Returns
+    -------
+    RandomState or None
+        None for None.
+    """
+    return None if random_state is None else check_random_state(random_state)
 
 
 def draw_seeds(random_state: Any, size: int) -> list[int | None]:
@@ -248,7 +317,7 @@ def fit_each_fold(
     """
     if not hasattr(type(estimator), "fit_folds"):
         models: list[Any] = Parallel(n_jobs=n_jobs)(
-            delayed(_fit_rows)(estimator, X, y, train, sample_weight)
+            delayed(fit_rows)(estimator, X, y, train, sample_weight)
             for train, _ in splits
         )
         return models
@@ -262,9 +331,27 @@ def fit_each_fold(
     return models
 
 
-def _fit_rows(
-    estimator: Any, X: Any, y: FloatArray, rows: Any, sample_weight: FloatArray | None
+def fit_rows(
+    estimator: Any, X: Any, y: Any, rows: Any, sample_weight: FloatArray | None
 ) -> Any:
+    """Return a clone that was fitted on some of the rows.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Never changed; a frozen one comes back as it is.
+    X, y : array-like
+        All rows.
+    rows : array-like of int
+        Numbers of the rows to train on.
+    sample_weight : ndarray of shape (n_samples,) or None
+        Weights of all rows.
+
+    Returns
+    -------
+    estimator
+        Fitted.
+    """
     weight = None if sample_weight is None else sample_weight[rows]
     return clone_and_fit(estimator, _safe_indexing(X, rows), y[rows], weight)
 

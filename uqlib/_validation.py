@@ -60,20 +60,49 @@ def check_X_y(estimator: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Floa
         The same X, and y as a float64 array.
     """
     X = check_X(estimator, X, reset=reset)
-    name = type(estimator).__name__
-    if y is None:
-        raise ValueError(
-            f"This {name} estimator requires y to be passed, but the target y is None."
-        )
-    if _num_samples(X) == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) while a minimum of 1 is required by {name}."
-        )
+    check_given(estimator, X, y)
     check_not_a_date(y, "y")
     y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
     y = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
     check_consistent_length(X, y)
     return X, y
+
+
+def check_given(estimator: Any, X: Any, y: Any) -> None:
+    """Refuse a target that is None, and no rows at all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Named in the error.
+    X : array-like of shape (n_samples, n_features)
+        The rows.
+    y : object
+        The target, looked at for None alone.
+    """
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but "
+            "the target y is None."
+        )
+    check_some_rows(estimator, X)
+
+
+def check_some_rows(estimator: Any, X: Any) -> None:
+    """Refuse no rows at all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Named in the error.
+    X : array-like of shape (n_samples, n_features)
+        The rows.
+    """
+    if _num_samples(X) == 0:
+        raise ValueError(
+            "Found array with 0 sample(s) while a minimum of 1 is required by "
+            f"{type(estimator).__name__}."
+        )
 
 
 def check_quantile_input(estimator: Any, X: Any, *, reset: bool) -> FloatArray:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -14,11 +13,10 @@ from uqlib._core.checks import check_sample_weight
 from uqlib._core.group_ranks import check_groups, group_codes, list_labels
 from uqlib._core.levels import check_confidence_level
 from uqlib._core.weighted_ranks import check_weights
-from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
+from uqlib._fitting import clone_and_fit, is_frozen, split_rows, warn_if_fitted
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray
 from uqlib._validation import (
-    check_calibration_size,
     check_X,
     check_X_y,
     with_input_tags,
@@ -92,11 +90,7 @@ class BaseBatchCalibrator(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
             score = fitted_score(self.nonconformity, self.estimator, None, None)
             return self._calibrate(self.estimator, score, None, X, y, conditions, rng)
         warn_if_fitted(self.estimator, self)
-        train, held_out = train_test_split(
-            range(_num_samples(X)),
-            test_size=check_calibration_size(self.calibration_size, _num_samples(X)),
-            random_state=rng,
-        )
+        train, held_out = split_rows(_num_samples(X), self.calibration_size, rng)
         X_train, y_train = _safe_indexing(X, train), y[train]
         train_weight = None if weight is None else weight[train]
         model = clone_and_fit(self.estimator, X_train, y_train, train_weight)

@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 
 from uqlib._core.scores import AbsoluteScore
+from uqlib._fitting import fit_score
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray
 
@@ -35,10 +35,7 @@ def _is_score(nonconformity: Any) -> bool:
 
 def fitted_score(nonconformity: Any, model: Any, X: Any, y: Any) -> Any:
     """Return the score, fitted to training rows if it learns; X is None if none."""
-    score = check_nonconformity(nonconformity)
-    if not hasattr(score, "fit"):
-        return score
-    return clone(score, safe=False).fit(model, X, y)  # the user's stays unfitted
+    return fit_score(check_nonconformity(nonconformity), model, X, y)
 
 
 def score_prediction(score: Any, model: Any, X: Any, points: FloatArray) -> FloatArray:

@@ -4,8 +4,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
-from sklearn.model_selection import train_test_split
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -16,11 +15,16 @@ from uqlib._core.levels import (
     exact_level,
     level_indices,
 )
-from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
+from uqlib._fitting import (
+    clone_and_fit,
+    fit_score,
+    is_frozen,
+    split_rows,
+    warn_if_fitted,
+)
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray
 from uqlib._validation import (
-    check_calibration_size,
     check_X,
     check_X_y,
     with_input_tags,
@@ -141,12 +145,7 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
 
     def _split_rows(self, X: Any, y: Any) -> Any:
         """Return the row numbers of training and calibration."""
-        n_samples = _num_samples(X)
-        return train_test_split(
-            range(n_samples),
-            test_size=check_calibration_size(self.calibration_size, n_samples),
-            random_state=self.random_state,
-        )
+        return split_rows(_num_samples(X), self.calibration_size, self.random_state)
 
     def _learn(self, model: Any, X: Any, y: Any) -> Any:
         """Return what the training rows teach beside the model; X is None if none."""
@@ -302,11 +301,7 @@ class BaseScoreRegressor(BaseSplitRegressor):
     """
 
     def _learn(self, model: Any, X: Any, y: Any) -> Any:
-        score = self._unfitted_score()
-        if not hasattr(score, "fit"):
-            return score
-        # The user's object stays unfitted.
-        return clone(score, safe=False).fit(model, X, y)
+        return fit_score(self._unfitted_score(), model, X, y)
 
     def _relearn(self) -> Any:
         score = self._unfitted_score()

@@ -17,6 +17,8 @@ from uqlib._core.out_of_bag import AGGREGATES, aggregate, aggregate_own
 from uqlib._fitting import (
     clone_and_fit,
     draw_seeds,
+    fit_score,
+    given_random_state,
     is_frozen,
     seeded_clone,
     warn_if_fitted,
@@ -31,7 +33,6 @@ from uqlib.conformal._bagged_models import (
 )
 from uqlib.conformal._cross_base import BaseCrossRegressor, LeftOut
 from uqlib.conformal._cross_ends import FoldModels
-from uqlib.conformal._cross_folds import fitted_score
 from uqlib.conformal._scores import resolve_score
 from uqlib.exceptions import InfiniteIntervalWarning, warn_user
 
@@ -297,9 +298,7 @@ class BootstrapConformalRegressor(BaseCrossRegressor):
             )
         if not is_frozen(self.estimator):
             warn_if_fitted(self.estimator, self)
-            seed = None
-            if self.random_state is not None:
-                seed = draw_seeds(check_random_state(self.random_state), 1)[0]
+            seed = draw_seeds(given_random_state(self.random_state), 1)[0]
             return clone_and_fit(seeded_clone(self.estimator, seed), X, y, weight)
         ensemble = _thawed(self.estimator)
         n_trained = max(int(np.max(bag)) for bag in ensemble.estimators_samples_) + 1
@@ -400,4 +399,4 @@ def _fit_bag(
 ) -> tuple[Any, Any]:
     rows, own = _safe_indexing(X, bag), None if weight is None else weight[bag]
     fitted = clone_and_fit(model, rows, y[bag], own)
-    return fitted, fitted_score(score, fitted, rows, y[bag])
+    return fitted, fit_score(score, fitted, rows, y[bag])

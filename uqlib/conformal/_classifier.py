@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -14,6 +13,7 @@ from uqlib._core.label_checks import nine_digits
 from uqlib._core.label_p_values import LabelCells, NewRows
 from uqlib._core.levels import check_confidence_level, exact_level
 from uqlib._core.ranks import rows_needed
+from uqlib._fitting import split_rows
 from uqlib._predictions import label_columns, model_classes, predict_proba
 from uqlib._typing import BoolArray, FloatArray
 from uqlib._validation import check_calibration_size, check_X
@@ -331,12 +331,8 @@ class ConformalClassifier(ClassifierMixin, BaseSplitCalibrator):
         _, counts = np.unique(y, return_counts=True)
         enough = min(n_calibration, y.size - n_calibration) >= counts.size
         stratify = self.class_conditional and enough and counts.min() > 1
-        return train_test_split(
-            range(y.size),
-            test_size=n_calibration,
-            random_state=self.random_state,
-            stratify=y if stratify else None,
-        )
+        labels = y if stratify else None
+        return split_rows(y.size, n_calibration, self.random_state, labels)
 
     def _learn(self, model: Any, X: Any, y: Any) -> Any:
         """Return all classes, or None if calibration may add to those of the model."""

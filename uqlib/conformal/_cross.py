@@ -10,13 +10,13 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from uqlib._core.leave_one_out import LinearFits, leave_one_out_fits
-from uqlib._fitting import clone_and_fit
+from uqlib._fitting import clone_and_fit, fit_score
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray, NonconformityScore
 from uqlib._validation import check_X
 from uqlib.conformal._cross_base import LeftOut
 from uqlib.conformal._cross_ends import FoldModels
-from uqlib.conformal._cross_folds import BaseFoldRegressor, fitted_score
+from uqlib.conformal._cross_folds import BaseFoldRegressor
 from uqlib.conformal._scores import resolve_score
 
 # What is proved of "plus" stands above CrossConformalizedQuantileRegressor, for any
@@ -225,7 +225,7 @@ class CrossConformalRegressor(BaseFoldRegressor):
     ) -> FoldModels:
         fitted, score = clone_and_fit(model, X, y, weight), self._unfitted_score()
         if self.method == "base":
-            score = fitted_score(score, fitted, X, y)
+            score = fit_score(score, fitted, X, y)
         return FoldModels([fitted], [score])
 
     def _unfitted_score(self) -> Any:

@@ -15,6 +15,7 @@ from uqlib._fitting import (
     clone_and_fit,
     draw_seeds,
     fit_each_fold,
+    given_random_state,
     is_frozen,
     partition,
     seeded_clone,
@@ -234,9 +235,7 @@ class CrossConformalClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         score = resolve_label_score(self)
         self._check_not_frozen()
         warn_if_fitted(self.estimator, self)
-        random_state = (
-            None if self.random_state is None else check_random_state(self.random_state)
-        )
+        random_state = given_random_state(self.random_state)
         splitter = shuffled_splitter(self.cv, random_state)
         splits = partition(splitter, X, y, groups=groups)
         base = seeded_clone(self.estimator, draw_seeds(random_state, 1)[0])

@@ -3,8 +3,7 @@
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing
 
 from uqlib._core.checks import check_sample_weight
 from uqlib._core.cross_intervals import check_method
@@ -12,6 +11,8 @@ from uqlib._core.levels import check_confidence_level
 from uqlib._fitting import (
     draw_seeds,
     fit_each_fold,
+    fit_score,
+    given_random_state,
     is_frozen,
     partition,
     seeded_clone,
@@ -72,9 +73,7 @@ class BaseFoldRegressor(BaseCrossRegressor):
         conditions = self._conditions(X, mondrian_groups)
         self._check_not_frozen()
         warn_if_fitted(self.estimator, self)
-        random_state = (
-            None if self.random_state is None else check_random_state(self.random_state)
-        )
+        random_state = given_random_state(self.random_state)
         splitter = shuffled_splitter(self.cv, random_state)
         left_out, base = self._fit_models(X, y, weight, splitter, groups, random_state)
         self._set_calibration(y, left_out, base, conditions, level)
@@ -108,7 +107,7 @@ class BaseFoldRegressor(BaseCrossRegressor):
         scores = [score]
         if hasattr(score, "fit"):
             scores = [
-                fitted_score(score, model, _safe_indexing(X, train), y[train])
+                fit_score(score, model, _safe_indexing(X, train), y[train])
                 for model, (train, _) in zip(models, splits, strict=True)
             ]
         quantiles = None
@@ -146,13 +145,3 @@ class BaseFoldRegressor(BaseCrossRegressor):
 
     def _unfitted_score(self) -> Any:
         raise NotImplementedError("abstract: the nonconformity score")
-
-
-def fitted_score(score: Any, model: Any, X: Any, y: FloatArray) -> Any:
-    """Return a score for a model: a clone that learned from its training rows.
-
-    A score that learns nothing comes back as it is; the user's object stays unfitted.
-    """
-    if not hasattr(score, "fit"):
-        return score
-    return clone(score, safe=False).fit(model, X, y)

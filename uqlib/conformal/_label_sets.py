@@ -17,6 +17,7 @@ from uqlib._core.multilabel_losses import (
 from uqlib._core.risk_checks import check_losses
 from uqlib._predictions import label_columns, predict_label_proba
 from uqlib._typing import BoolArray, FloatArray
+from uqlib._validation import check_given
 from uqlib.conformal._labels import check_no_missing_label
 
 
@@ -106,15 +107,7 @@ def check_labels(owner: Any, X: Any, y: Any) -> tuple[Any, bool]:
     multilabel : bool
         True for an indicator.
     """
-    name = type(owner).__name__
-    if y is None:
-        raise ValueError(
-            f"This {name} estimator requires y to be passed, but the target y is None."
-        )
-    if _num_samples(X) == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) while a minimum of 1 is required by {name}."
-        )
+    check_given(owner, X, y)
     y = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
     if len(y) != _num_samples(X):
         raise ValueError(

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _num_samples
 
 from uqlib._core.group_ranks import is_missing
 from uqlib._core.label_checks import (
@@ -22,21 +21,13 @@ from uqlib._core.label_ranking import (
     take_labels,
 )
 from uqlib._typing import FloatArray
-from uqlib._validation import check_X
+from uqlib._validation import check_given, check_X
 
 
 def check_X_labels(owner: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
     """Check what a fit or a calibration of a classifier needs: 1-D labels over X."""
     X = check_X(owner, X, reset=reset)
-    name = type(owner).__name__
-    if y is None:
-        raise ValueError(
-            f"This {name} estimator requires y to be passed, but the target y is None."
-        )
-    if _num_samples(X) == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) while a minimum of 1 is required by {name}."
-        )
+    check_given(owner, X, y)
     check_no_missing_label(y)
     y = column_or_1d(y, warn=True)
     assert_all_finite(y, input_name="y")

@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -14,7 +14,7 @@ from uqlib._core.levels import check_confidence_level
 from uqlib._core.online import ScoreStore
 from uqlib._core.online_choice import check_count, make_update
 from uqlib._core.ranks import rows_needed
-from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
+from uqlib._fitting import clone_and_fit, fit_score, is_frozen, warn_if_fitted
 from uqlib._predictions import predict_point
 from uqlib._typing import BoolArray, FloatArray, NonconformityScore
 from uqlib._validation import (
@@ -364,7 +364,7 @@ class OnlineConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator
         """Return model and score, fitted on the first rows, and the last rows."""
         if is_frozen(self.estimator):
             self._check_can_learn(self.estimator)
-            return self.estimator, _fit_score(score, self.estimator, None, None), X, y
+            return self.estimator, fit_score(score, self.estimator, None, None), X, y
         warn_if_fitted(self.estimator, self)
         n_train = y.size - check_calibration_size(self.calibration_size, y.size)
         X_train, y_train = _safe_indexing(X, slice(0, n_train)), y[:n_train]
@@ -372,7 +372,7 @@ class OnlineConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator
         model = clone_and_fit(self.estimator, X_train, y_train, weight)
         self._check_can_learn(model)
         X_last = _safe_indexing(X, slice(n_train, y.size))
-        return model, _fit_score(score, model, X_train, y_train), X_last, y[n_train:]
+        return model, fit_score(score, model, X_train, y_train), X_last, y[n_train:]
 
     def _check_can_learn(self, model: Any) -> None:
         if not self.update_estimator:
@@ -490,12 +490,6 @@ class OnlineConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator
         lower, upper = update.thresholds(self._store)
         self.threshold_ = np.array([lower, upper]) if update.two_ends else lower
         return self
-
-
-def _fit_score(score: Any, model: Any, X: Any, y: Any) -> Any:
-    if not hasattr(score, "fit"):
-        return score
-    return clone(score, safe=False).fit(model, X, y)  # the user's stays unfitted
 
 
 def _one_score_a_row(

@@ -21,7 +21,7 @@ from uqlib._core.ranks import order_statistic
 from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
 from uqlib._predictions import predict_normality
 from uqlib._typing import FloatArray
-from uqlib._validation import check_X
+from uqlib._validation import check_some_rows, check_X
 from uqlib.conformal._base import BaseSplitCalibrator
 from uqlib.exceptions import InfiniteIntervalWarning, warn_user
 
@@ -299,11 +299,7 @@ class ConformalOutlierDetector(OutlierMixin, BaseSplitCalibrator):
             check_conditional_method(self.conditional, "conditional")
             self._conditional_level()
         X = check_X(self, X, reset=reset)
-        if _num_samples(X) == 0:
-            raise ValueError(
-                "Found array with 0 sample(s) while a minimum of 1 is required by "
-                f"{type(self).__name__}."
-            )
+        check_some_rows(self, X)
         return X, None
 
     def _set_calibration(self, X: Any, y: Any) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state, get_tags
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
 from uqlib._core.learn_then_test import TESTS, learn_then_test
@@ -22,10 +21,15 @@ from uqlib._core.risk_control import (
     rows_for_risk,
     warn_risk_not_controlled,
 )
-from uqlib._fitting import clone_and_fit, is_frozen, warn_if_fitted
+from uqlib._fitting import (
+    fit_rows,
+    is_frozen,
+    split_rows,
+    warn_if_fitted,
+)
 from uqlib._predictions import predict_label_proba
 from uqlib._typing import BoolArray, FloatArray
-from uqlib._validation import check_calibration_size, check_X, with_input_tags
+from uqlib._validation import check_X, with_input_tags
 from uqlib.conformal._label_sets import (
     Risk,
     check_labels,
@@ -228,18 +232,8 @@ class RiskControlledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         if is_frozen(self.estimator):
             return self._calibrate(self.estimator, X, y, multilabel)
         warn_if_fitted(self.estimator, self)
-        n_calibration = check_calibration_size(self.calibration_size, len(y))
-        train, held_out = train_test_split(
-            range(_num_samples(X)),
-            test_size=n_calibration,
-            random_state=self.random_state,
-        )
-        model = clone_and_fit(
-            self.estimator,
-            _safe_indexing(X, train),
-            y[train],
-            None if weight is None else weight[train],
-        )
+        train, held_out = split_rows(len(y), self.calibration_size, self.random_state)
+        model = fit_rows(self.estimator, X, y, train, weight)
         labels = y  # a rare class may be held out altogether
         X, y = _safe_indexing(X, held_out), y[held_out]
         return self._calibrate(model, X, y, multilabel, labels)

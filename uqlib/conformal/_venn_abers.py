@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
-from sklearn.model_selection import StratifiedKFold, train_test_split
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 from uqlib._core.checks import check_sample_weight
@@ -17,18 +17,20 @@ from uqlib._core.venn_abers import (
     venn_abers_steps,
 )
 from uqlib._fitting import (
-    clone_and_fit,
     draw_seeds,
     fit_each_fold,
+    fit_rows,
+    given_random_state,
     is_frozen,
     partition,
     seeded_clone,
     shuffled_splitter,
+    split_rows,
     warn_if_fitted,
 )
 from uqlib._predictions import label_columns, model_classes
 from uqlib._typing import FloatArray
-from uqlib._validation import check_calibration_size, check_X, with_input_tags
+from uqlib._validation import check_X, with_input_tags
 from uqlib.conformal._class_scores import class_scores
 from uqlib.conformal._labels import check_X_labels
 
@@ -217,7 +219,7 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         steps = _all_steps(models, classes, rows)
         # From here on nothing can fail: a fit that raised has left the last one alone.
         self.classes_, self.estimators_, self.steps_ = classes, models, steps
-        self.n_calibration_ = int(sum(part.size for part in parts))
+        self.n_calibration_ = sum(len(part) for part in parts)
         return self
 
     def calibrate(self, X: Any, y: Any) -> "VennAbersCalibrator":
@@ -306,14 +308,8 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     def _fit_split(self, X: Any, y: Any, weight: Any) -> tuple[list[Any], list[Any]]:
         # Not stratified: the held-out rows are then exchangeable with new ones.
-        train, held_out = train_test_split(
-            np.arange(y.size),
-            test_size=check_calibration_size(self.calibration_size, y.size),
-            random_state=self.random_state,
-        )
-        part = None if weight is None else weight[train]
-        X_train = _safe_indexing(X, train)
-        return [clone_and_fit(self.estimator, X_train, y[train], part)], [held_out]
+        train, held_out = split_rows(y.size, self.calibration_size, self.random_state)
+        return [fit_rows(self.estimator, X, y, train, weight)], [held_out]
 
     def _check_groups(self, groups: Any) -> None:
         if groups is not None and self.method != "cross":
@@ -332,9 +328,7 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 "without each fold. Pass the estimator itself, or method='inductive' "
                 "with rows that the frozen one was not trained on."
             )
-        random_state = (
-            None if self.random_state is None else check_random_state(self.random_state)
-        )
+        random_state = given_random_state(self.random_state)
         cv = self.cv
         if isinstance(cv, int | np.integer):
             cv = StratifiedKFold(int(cv), shuffle=True, random_state=random_state)

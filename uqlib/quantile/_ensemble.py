@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import MetaEstimatorMixin, clone
-from sklearn.utils import Bunch, _safe_indexing, check_random_state
+from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._compat import BaseComposition
@@ -15,6 +15,7 @@ from uqlib._core.levels import check_quantiles, level_indices
 from uqlib._core.losses import level_losses
 from uqlib._fitting import (
     draw_seeds,
+    given_random_state,
     partition,
     seeded_clone,
     shuffled_splitter,
@@ -219,7 +220,7 @@ class QuantileEnsembleRegressor(
             Fitted.
         """
         X, y, weight, levels = self._checked(X, y, sample_weight)
-        random_state = self._random_state()
+        random_state = given_random_state(self.random_state)
         splits = partition(shuffled_splitter(self.cv, random_state), X, y)
         models = self._models(levels, random_state)
         fitted = cross_fit(
@@ -261,7 +262,7 @@ class QuantileEnsembleRegressor(
         X, y, weight, levels = template._checked(X, y, sample_weight)
         if not self._shares(splits, y.size):
             return [self._fit_rows(X, y, train, weight) for train, _ in splits]
-        random_state = self._random_state()
+        random_state = given_random_state(self.random_state)
         models = self._models(levels, random_state)
         nested = nested_cross_fit(
             models, X, y, splits, weight, levels, self.n_jobs, self.refit
@@ -404,11 +405,6 @@ class QuantileEnsembleRegressor(
         levels = check_quantiles(self.quantiles)
         self._check_parameters()
         return X, y, weight, levels
-
-    def _random_state(self) -> Any:
-        if self.random_state is None:
-            return None
-        return check_random_state(self.random_state)
 
     def _models(self, levels: FloatArray, random_state: Any) -> list[Any]:
         for _, model in self.estimators:
