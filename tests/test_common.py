@@ -42,7 +42,8 @@ def _public_estimator_classes():
 
 def test_every_public_estimator_is_checked():
     checked = {type(estimator).__name__ for estimator in public_estimators()}
-    without_torch = {"TorchQuantileRegressor"} if find_spec("torch") is None else set()
+    networks = {"TorchQuantileRegressor", "TorchSPAHead"}
+    without_torch = networks if find_spec("torch") is None else set()
     assert checked | without_torch == _public_estimator_classes()
 
 

@@ -4,15 +4,22 @@ import re
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LinearRegression, QuantileRegressor, Ridge
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    QuantileRegressor,
+    Ridge,
+)
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests._models import ColumnQuantiles, normal_rows
 from uqlib import (
+    ConformalClassifier,
     CrossFitQuantiles,
     IsotonicQuantiles,
     MultiQuantileRegressor,
@@ -20,12 +27,16 @@ from uqlib import (
     SplitConformalRegressor,
     neg_pinball_scorer,
 )
+from uqlib._class_predictions import predict_set
 from uqlib._core.levels import level_names, levels_from_names
 from uqlib._predictions import (
+    gives_uncertainty,
     own_confidence_level,
     predict_interval,
     predict_point,
     predict_quantiles,
+    predict_uncertainty,
+    uncertainty_field,
 )
 
 X, Y = normal_rows(80, seed=0)
@@ -214,3 +225,132 @@ def test_sorting_and_projection_are_steps_like_any_other():
     steps = [CrossFitQuantiles(linear(), cv=2), SortQuantiles(), IsotonicQuantiles()]
     model = make_pipeline(*steps).fit(X, Y)
     np.testing.assert_array_equal(predict_quantiles(model, X).quantiles, LEVELS)
+
+
+class TwoSets(ClassifierMixin, BaseEstimator):
+    """Sets of fixed rows, whatever X says."""
+
+    def __init__(self, sets=None):
+        self.sets = sets
+
+    def fit(self, X, y):
+        """Remember the classes."""
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict_set(self, X, confidence_level=0.5, mondrian_groups=0):
+        """Return the sets given, or those below the level and the group."""
+        if self.sets is not None:
+            return self.sets
+        columns = np.arange(self.classes_.size)
+        return np.tile(columns < 2 * confidence_level + mondrian_groups, (len(X), 1))
+
+
+LABELS = np.array(["c", "a", "b"])[np.digitize(Y, [-1, 1])]
+
+
+def test_sets_through_every_wrapping():
+    model = TwoSets().fit(X, LABELS)
+    search = GridSearchCV(TwoSets(), {"sets": [None]}, cv=2, scoring=lambda *_: 0.0)
+    for wrapped in (
+        model,
+        FrozenEstimator(model),
+        search.fit(X, LABELS),
+        make_pipeline(StandardScaler(), TwoSets()).fit(X, LABELS),
+        make_pipeline("passthrough", search).fit(X, LABELS),
+    ):
+        sets, classes = predict_set(wrapped, X)
+        np.testing.assert_array_equal(classes, ["a", "b", "c"])
+        np.testing.assert_array_equal(sets, np.tile([True, False, False], (80, 1)))
+        assert predict_set(wrapped, X, 0.9).values.sum() == 2 * 80
+        assert predict_set(wrapped, X, mondrian_groups=None).values.sum() == 80
+        assert predict_set(wrapped, X, 0.9, mondrian_groups=1).values.all()
+
+
+def test_sets_are_of_the_rows_that_the_steps_before_give():
+    model = ConformalClassifier(LogisticRegression(), random_state=0)
+    pipeline = make_pipeline(StandardScaler(), model).fit(3 * X, LABELS)
+    moved = pipeline[0].transform(3 * X)
+    expected = pipeline[-1].predict_set(moved, 0.7)
+    np.testing.assert_array_equal(predict_set(pipeline, 3 * X, 0.7).values, expected)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (
+            np.ones((80, 2), bool),
+            "TwoSets.predict_set gave a ndarray of type bool and shape (80, 2): it "
+            "must give booleans of shape (80, 3), a row for each row of X and a column",
+        ),
+        (np.ones((79, 3), bool), "shape (79, 3): it must give booleans of shape (80,"),
+        (np.ones((80, 3)), "a ndarray of type float64 and shape (80, 3): it must give"),
+        ((np.ones(80), np.ones((80, 3, 1), bool)), "TwoSets.predict_set gave a tuple"),
+    ],
+)
+def test_sets_of_another_form(sets, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        predict_set(TwoSets(sets).fit(X, LABELS), X)
+
+
+def test_models_without_sets():
+    model = LogisticRegression().fit(X, LABELS)
+    message = "LogisticRegression has no predict_set. Wrap the classifier in Conformal"
+    for wrapped in (model, FrozenEstimator(model), make_pipeline(model)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            predict_set(wrapped, X)
+    with pytest.raises(
+        TypeError, match=r"likelihood_ratio cannot be used: TwoSets\.pr"
+    ):
+        predict_set(TwoSets().fit(X, LABELS), X, likelihood_ratio=Y)
+
+    class Nameless:
+        def predict_set(self, X):
+            return np.ones((len(X), 3), bool)
+
+    with pytest.raises(
+        ValueError, match=r"columns of its predict_set. Use a classifie"
+    ):
+        predict_set(Nameless(), X)
+
+
+def test_uncertainties_by_name():
+    class Told(LinearRegression):
+        def predict_uncertainty(self, X):
+            return {"far": np.abs(X[:, 0]), "near": [0] * len(X), "all": X, "one": 1.0}
+
+    model = Told().fit(X, Y)
+    pipeline = make_pipeline(StandardScaler(with_std=False), Told()).fit(X, Y)
+    search = GridSearchCV(Told(), {}, cv=2).fit(X, Y)
+    for wrapped in (model, FrozenEstimator(model), search):
+        assert gives_uncertainty(wrapped)
+        fields = predict_uncertainty(wrapped, X)
+        found = uncertainty_field(fields, "far", len(X))
+        np.testing.assert_array_equal(found, np.abs(X[:, 0]))
+        assert uncertainty_field(fields, "near", len(X)).dtype == np.float64
+        for name in ("all", "one", "none"):
+            message = f"uncertainty='{name}' must be one of ['far', 'near'], of which "
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}predict_"):
+                uncertainty_field(fields, name, len(X))
+    centered = np.abs(X[:, 0] - X[:, 0].mean())
+    found = uncertainty_field(predict_uncertainty(pipeline, X), "far", len(X))
+    np.testing.assert_allclose(found, centered, rtol=1e-12)
+    assert not gives_uncertainty(LinearRegression())
+    with pytest.raises(
+        ValueError, match=r"^LinearRegression has no predict_uncertainty"
+    ):
+        predict_uncertainty(LinearRegression().fit(X, Y), X)
+
+
+def test_uncertainties_must_have_names():
+    class Bare(LinearRegression):
+        def predict_uncertainty(self, X):
+            return np.abs(X[:, 0])
+
+    with pytest.raises(ValueError, match=r"^Bare\.predict_uncertainty gave ndarray"):
+        predict_uncertainty(Bare().fit(X, Y), X)
+
+
+def test_an_uncertainty_is_never_nan():
+    with pytest.raises(ValueError, match=r"^far of predict_uncertainty contains NaN"):
+        uncertainty_field({"far": [np.nan, 1.0]}, "far", 2)

@@ -1,7 +1,8 @@
 """The one door to predictions of models that need not be ours.
 
-Every family gets points, quantiles, intervals, probabilities and measures of normality
-of a wrapped model here, and here alone it is decided how a model gives them:
+Every family gets points, quantiles, intervals, sets, probabilities, uncertainties and
+measures of normality of a wrapped model here, and here alone it is decided how a model
+gives them; quantiles for example:
 
 =============================================  =======================================
 what the model is                              how it gives quantiles
@@ -18,7 +19,7 @@ a list of fitted one-level models              one column each
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +27,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import _num_samples
 
-from uqlib._core.group_ranks import list_labels
-from uqlib._core.label_checks import check_proba
+from uqlib._core.checks import as_1d
 from uqlib._core.levels import central_pair, check_quantiles, level_indices
 from uqlib._core.monotone import interpolate_level
-from uqlib._core.multilabel_losses import check_label_proba
 from uqlib._core.outward import outward_interval
 from uqlib._quantile_models import (
     NO_QUANTILES,
@@ -72,7 +71,7 @@ def predict_quantiles(
         The matrix (float64, without NaN) and its levels.
     """
     asked = None if quantiles is None else check_quantiles(quantiles)
-    values, levels = _quantile_matrix(estimator, X, asked, _given(conditions))
+    values, levels = _quantile_matrix(estimator, X, asked, given(conditions))
     values = np.asarray(values, dtype=np.float64)
     if values.ndim == 1:
         values = values.reshape(-1, 1)
@@ -141,10 +140,10 @@ def predict_interval(
     ndarray of shape (n_samples, 2)
         Lower and upper bounds.
     """
-    inner, X = _innermost(estimator, X, "predict_interval")
+    inner, X = innermost(estimator, X, "predict_interval")
     if hasattr(inner, "predict_interval"):
-        arguments = _given({"confidence_level": confidence_level})
-        arguments |= _taken(inner, "predict_interval", _given(conditions))
+        arguments = given({"confidence_level": confidence_level})
+        arguments |= taken(inner, "predict_interval", given(conditions))
         return np.asarray(inner.predict_interval(X, **arguments), dtype=np.float64)
     if confidence_level is None:
         confidence_level = own_confidence_level(inner)
@@ -153,83 +152,79 @@ def predict_interval(
     return outward_interval(values[:, 0], values[:, 1])
 
 
-def predict_proba(model: Any, X: Any, classes: Any) -> FloatArray:
-    """Return class probabilities of a fitted classifier, one column a class.
+def predict_uncertainty(estimator: Any, X: Any) -> Any:
+    """Return the named arrays of a model with `predict_uncertainty`.
 
     Parameters
     ----------
-    model : classifier
-        Fitted, with `predict_proba` and `classes_`.
+    estimator : object
+        A model whose `predict_uncertainty` returns a mapping, or a pipeline, search
+        object or frozen estimator around one.
     X : array-like or dataframe of shape (n_samples, n_features)
         Rows.
-    classes : ndarray of shape (n_classes,)
-        The classes in the order of the columns; one that the model was not trained on
-        has the probability 0.
 
     Returns
     -------
-    ndarray of shape (n_samples, n_classes)
-        Rows sum to 1.
+    mapping of str to array
+        What the innermost model gives.
     """
-    name = type(model).__name__
-    if not hasattr(model, "predict_proba"):
+    inner, X = innermost(estimator, X, "predict_uncertainty")
+    model = type(inner).__name__
+    if not hasattr(inner, "predict_uncertainty"):
         raise ValueError(
-            f"{name} has no predict_proba, from which the scores of labels are "
-            "computed. Wrap it in sklearn.calibration.CalibratedClassifierCV, or use "
-            "a classifier with probabilities."
+            f"{model} has no predict_uncertainty. Wrap it in SPARegressor or "
+            "SPAClassifier, or pass uncertainties as arrays where that is possible."
         )
-    own = model_classes(model)
-    proba = check_proba(model.predict_proba(X), f"{name}.predict_proba(X)")
-    if proba.shape != (_num_samples(X), own.size):
+    fields = inner.predict_uncertainty(X)
+    if not isinstance(fields, Mapping):
         raise ValueError(
-            f"{name}.predict_proba gave an array of shape {proba.shape} for "
-            f"{_num_samples(X)} rows and {own.size} classes: it must give one row for "
-            "each row and one column for each class."
+            f"{model}.predict_uncertainty gave {type(fields).__name__}: it must give a "
+            "mapping of names to arrays, such as a Bunch."
         )
-    if np.array_equal(own, classes):
-        return proba
-    aligned = np.zeros((len(proba), len(classes)), dtype=proba.dtype)
-    aligned[:, label_columns(own, classes)] = proba
-    return aligned
+    return fields
 
 
-def predict_label_proba(model: Any, X: Any, n_labels: int | None = None) -> FloatArray:
-    """Return the probability of each label, however a classifier gives it.
+def uncertainty_field(fields: Any, name: str, n_samples: int) -> FloatArray:
+    """Return one array of `predict_uncertainty`, one number a row.
 
     Parameters
     ----------
-    model : classifier
-        Fitted, with `predict_proba`: an array with a column for each class or label, or
-        a list of one array (n_samples, 2) for each label.
-    X : array-like or dataframe of shape (n_samples, n_features)
-        Rows.
-    n_labels : int, default=None
-        The number of columns that there must be; None for any.
+    fields : mapping of str to array
+        What `predict_uncertainty` gave.
+    name : str
+        The array that is asked for, as "epistemic".
+    n_samples : int
+        Number of rows.
 
     Returns
     -------
-    ndarray of shape (n_samples, n_labels)
-        In [0, 1].
+    ndarray of shape (n_samples,)
+        Float64, without NaN.
     """
-    name = type(model).__name__
-    if not hasattr(model, "predict_proba"):
+    one_a_row = sorted(key for key in fields if np.shape(fields[key]) == (n_samples,))
+    if name not in one_a_row:
         raise ValueError(
-            f"{name} has no predict_proba, which label sets are made of. Wrap it in "
-            "sklearn.calibration.CalibratedClassifierCV or choose a classifier that "
-            "gives probabilities."
+            f"uncertainty={name!r} must be one of {one_a_row}, of which "
+            "predict_uncertainty gives one number a row."
         )
-    proba = model.predict_proba(X)
-    if isinstance(proba, list):
-        pairs = zip(proba, model.classes_, strict=True)
-        proba = np.column_stack([_positive_column(*pair) for pair in pairs])
-    proba = check_label_proba(proba, f"the probabilities of {name}")
-    if len(proba) != _num_samples(X) or n_labels not in (None, proba.shape[1]):
-        raise ValueError(
-            f"{name}.predict_proba gave shape {proba.shape}, but there are "
-            f"{_num_samples(X)} rows and {n_labels} labels: one column a label is "
-            "needed."
-        )
-    return proba
+    return as_1d(fields[name], f"{name} of predict_uncertainty")
+
+
+def gives_uncertainty(estimator: Any) -> bool:
+    """Return whether a model tells its uncertainties by name.
+
+    Parameters
+    ----------
+    estimator : object
+        A model, or a search object or pipeline around one.
+
+    Returns
+    -------
+    bool
+        True if the innermost model has `predict_uncertainty`.
+    """
+    inner, _ = innermost(estimator, None, "predict_uncertainty")
+    return hasattr(inner, "predict_uncertainty")
 
 
 def predict_normality(estimator: Any, X: Any) -> FloatArray:
@@ -279,7 +274,7 @@ def own_confidence_level(estimator: Any) -> float:
     float
         Its attribute `confidence_level_`, or else its parameter `confidence_level`.
     """
-    inner, _ = _innermost(estimator, None, "predict_interval")
+    inner, _ = innermost(estimator, None, "predict_interval")
     level = getattr(inner, "confidence_level", None)
     level = getattr(inner, "confidence_level_", level)  # what it was calibrated at
     if level is None:
@@ -303,57 +298,8 @@ def gives_intervals(estimator: Any) -> bool:
     bool
         True if the innermost model has `predict_interval`.
     """
-    inner, _ = _innermost(estimator, None, "predict_interval")
+    inner, _ = innermost(estimator, None, "predict_interval")
     return hasattr(inner, "predict_interval")
-
-
-def model_classes(model: Any) -> Any:
-    """Return the classes of a fitted classifier.
-
-    Parameters
-    ----------
-    model : classifier
-        Fitted, of one target.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        Its `classes_`.
-    """
-    classes = getattr(model, "classes_", None)
-    if classes is None or isinstance(classes, list):
-        raise ValueError(
-            f"{type(model).__name__} has no array classes_ that names the columns of "
-            "its predict_proba. Use a classifier of one target with classes_."
-        )
-    return np.asarray(classes)
-
-
-def label_columns(y: Any, classes: Any) -> Any:
-    """Return the position of each label among the classes, or say which has none.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-        Labels.
-    classes : ndarray of shape (n_classes,)
-        The classes that a model knows.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        Columns.
-    """
-    position = {label: k for k, label in enumerate(classes.tolist())}
-    labels, inverse = np.unique(y, return_inverse=True)
-    columns = np.array([position.get(label, -1) for label in labels.tolist()])
-    if (columns < 0).any():
-        raise ValueError(
-            f"y has labels that the estimator does not know: "
-            f"{list_labels(labels[columns < 0])}; it knows {list_labels(classes)}. "
-            "Leave such rows out of calibration, or fit an estimator on all classes."
-        )
-    return columns[inverse]
 
 
 def _quantile_matrix(
@@ -361,8 +307,8 @@ def _quantile_matrix(
 ) -> tuple[Any, FloatArray]:
     if isinstance(estimator, list | tuple):
         return _stack_single_levels(estimator, X, conditions)
-    estimator, X = _innermost(estimator, X, "predict_quantiles")
-    conditions = _taken(estimator, "predict_quantiles", conditions)
+    estimator, X = innermost(estimator, X, "predict_quantiles")
+    conditions = taken(estimator, "predict_quantiles", conditions)
     if hasattr(estimator, "predict_quantiles"):
         return _own_quantiles(estimator, X, asked, conditions)
     if isinstance(estimator, Pipeline) or is_transformer(estimator):
@@ -374,10 +320,22 @@ def _quantile_matrix(
     return estimator.predict(X), _parameter_levels(estimator, kind, name)
 
 
-def _innermost(estimator: Any, X: Any, method: str) -> tuple[Any, Any]:
+def innermost(estimator: Any, X: Any, method: str) -> tuple[Any, Any]:
     """Go through searches, frozen estimators and pipelines that end in a predictor.
 
-    X is carried along through the steps of the pipelines; None stays None.
+    Parameters
+    ----------
+    estimator : object
+        A fitted model.
+    X : array-like, dataframe or None
+        Rows, carried along through the steps of pipelines; None stays None.
+    method : str
+        Where a model has this method, the way ends.
+
+    Returns
+    -------
+    model, X
+        The innermost model, and what it is given.
     """
     while not hasattr(type(estimator), method):
         if isinstance(estimator, FrozenEstimator):
@@ -422,12 +380,39 @@ def _own_quantiles(
     return estimator.predict_quantiles(X, **conditions), asked
 
 
-def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are not None.
+
+    Parameters
+    ----------
+    arguments : dict
+        By name.
+
+    Returns
+    -------
+    dict
+        Those that were given.
+    """
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _taken(model: Any, method: str, conditions: dict[str, Any]) -> dict[str, Any]:
-    """Return the conditions, provided that a method of a model takes all of them."""
+def taken(model: Any, method: str, conditions: dict[str, Any]) -> dict[str, Any]:
+    """Return the conditions, provided that a method of a model takes all of them.
+
+    Parameters
+    ----------
+    model : object
+        The innermost model.
+    method : str
+        Name of its method.
+    conditions : dict
+        Arguments by name.
+
+    Returns
+    -------
+    dict
+        The same.
+    """
     function = getattr(model, method, None)
     if not conditions:
         return {}
@@ -436,10 +421,12 @@ def _taken(model: Any, method: str, conditions: dict[str, Any]) -> dict[str, Any
         return conditions
     refused = sorted(set(conditions) - set(parameters))
     if refused:
+        sets = method == "predict_set"
+        able = "ConformalClassifier" if sets else "SplitConformalRegressor"
         raise TypeError(
             f"{', '.join(refused)} cannot be used: {type(model).__name__}"
             + (f".{method} does not take it." if function else f" has no {method}.")
-            + " Leave it out, or use a model that does, as SplitConformalRegressor."
+            + f" Leave it out, or use a model that does, as {able}."
         )
     return conditions
 
@@ -489,9 +476,3 @@ def _parameter_levels(estimator: Any, kind: str, name: str | None) -> FloatArray
             "in MultiQuantileRegressor."
         )
     return check_quantiles(np.atleast_1d(level))
-
-
-def _positive_column(proba: Any, classes: Any) -> FloatArray:
-    """Return the probability of 1; a label that training saw once has one column."""
-    proba, found = np.asarray(proba), np.flatnonzero(np.asarray(classes) == 1)
-    return proba[:, found[0]] if found.size else np.zeros(len(proba))

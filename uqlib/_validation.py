@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import (
+    assert_all_finite,
     check_array,
     check_consistent_length,
     column_or_1d,
     get_tags,
     indexable,
 )
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _num_samples, validate_data
 
 from uqlib._core.checks import check_not_a_date, check_quantile_matrix
+from uqlib._core.group_ranks import is_missing
 from uqlib._typing import FloatArray
 
 
@@ -66,6 +69,54 @@ def check_X_y(estimator: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Floa
     y = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
     check_consistent_length(X, y)
     return X, y
+
+
+def check_X_labels(estimator: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
+    """Check what a fit or a calibration of a classifier needs: 1-D labels over X.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator that holds `n_features_in_`.
+    X : array-like or dataframe of shape (n_samples, n_features)
+        Left as it is.
+    y : array-like of shape (n_samples,)
+        Labels, none of them missing.
+    reset : bool
+        True in fit, False in calibrate.
+
+    Returns
+    -------
+    X, y
+        The same X, and y as an array.
+    """
+    X = check_X(estimator, X, reset=reset)
+    check_given(estimator, X, y)
+    check_no_missing_label(y)
+    y = column_or_1d(y, warn=True)
+    assert_all_finite(y, input_name="y")
+    check_classification_targets(y)
+    check_consistent_length(X, y)
+    return X, y
+
+
+def check_no_missing_label(y: Any) -> None:
+    """Refuse missing labels: None and pandas.NA have no order, NaT would be a class.
+
+    Parameters
+    ----------
+    y : array-like
+        Labels.
+    """
+    values = np.asarray(y).ravel()
+    if values.dtype.kind not in "OmM":
+        return  # strings are never missing, numbers are checked elsewhere
+    missing = np.array([is_missing(value) for value in values], dtype=bool)
+    if missing.any():
+        raise ValueError(
+            f"Input y contains NaN or another missing label in {missing.sum()} rows. "
+            "Remove those rows, or give them a label of their own."
+        )
 
 
 def check_given(estimator: Any, X: Any, y: Any) -> None:

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import bench_import
     import bench_linear
     import bench_rows
+    import bench_spa
 
     print(machine(), flush=True)
     results = []
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench_aggregation,
         bench_batch,
         bench_conformal,
+        bench_spa,
         bench_import,
     )
     for module in modules:

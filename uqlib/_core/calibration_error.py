@@ -1,4 +1,4 @@
-"""Calibration error of class probabilities over ranges with equal numbers of rows."""
+"""Calibration error over ranges of equal size; what calibration metrics share."""
 
 from numbers import Integral
 from typing import Any
@@ -6,8 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uqlib._core.checks import check_rows
-from uqlib._core.label_checks import check_proba
+from uqlib._core.checks import (
+    check_quantile_matrix,
+    check_rows,
+    check_sample_weight,
+    check_target,
+)
+from uqlib._core.losses import weighted_mean
+from uqlib._core.proba_columns import label_columns, proba_columns
 from uqlib._typing import ArrayLike, FloatArray
 
 
@@ -59,6 +65,8 @@ def adaptive_calibration_error(
     See Also
     --------
     VennAbersCalibrator : Calibrates probabilities.
+    expected_calibration_error : Ranges of equal width or of equal weight, with
+        `sample_weight`; rows of equal probability are never parted.
     sklearn.calibration.calibration_curve : The frequencies of two classes.
 
     Notes
@@ -80,12 +88,15 @@ def adaptive_calibration_error(
     >>> adaptive_calibration_error(y_true, y_proba, n_bins=2)
     0.3125
     """
-    proba = _as_columns(y_proba)
-    classes, columns = _label_columns(y_true, labels, proba.shape[1])
+    proba = proba_columns(y_proba)
+    columns = label_columns(y_true, labels, proba.shape[1])
     check_rows(columns.size, len(proba), "y_proba", "y_true")
-    n_bins = _check_bins(n_bins)
+    n_bins = check_n_bins(n_bins)
     first = 1 if np.ndim(y_proba) == 1 else 0
-    gaps = [_mean_gap(columns == k, proba[:, k], n_bins) for k in range(first, classes)]
+    gaps = [
+        _mean_gap(columns == k, proba[:, k], n_bins)
+        for k in range(first, proba.shape[1])
+    ]
     return float(np.mean(gaps))
 
 
@@ -97,55 +108,87 @@ def _mean_gap(hit: NDArray[np.bool_], p: FloatArray, n_bins: int) -> float:
     return float(np.mean([abs(part.mean()) for part in ranges]))
 
 
-def _as_columns(y_proba: ArrayLike) -> FloatArray:
-    if np.ndim(y_proba) != 1:
-        return check_proba(y_proba, "y_proba")
-    positive = np.asarray(y_proba, dtype=np.float64)
-    # NaN fails both comparisons.
-    wrong = ~((positive >= 0) & (positive <= 1))
-    if wrong.any():
-        raise ValueError(
-            "y_proba must hold probabilities between 0 and 1, but row "
-            f"{int(np.argmax(wrong))} holds {float(positive[wrong][0])!r}. Decision "
-            "values become probabilities by calibration."
-        )
-    return np.column_stack([1 - positive, positive])
+def check_n_bins(n_bins: Any) -> int:
+    """Return a number of ranges, or say what is wrong with it.
 
+    Parameters
+    ----------
+    n_bins : int
+        Must be at least 1.
 
-def _label_columns(
-    y_true: ArrayLike, labels: ArrayLike | None, n_columns: int
-) -> tuple[int, NDArray[np.intp]]:
-    """Return the number of classes and the column of each row's label."""
-    y = np.asarray(y_true)
-    if y.ndim != 1:
-        raise ValueError(
-            f"y_true must have shape (n_samples,), got shape {y.shape}. Flatten a "
-            "column with y_true.ravel()."
-        )
-    classes = np.unique(y) if labels is None else np.asarray(labels)
-    if classes.ndim != 1 or len(classes) != n_columns:
-        origin = "y_true holds" if labels is None else "labels has"
-        raise ValueError(
-            f"y_proba stands for {n_columns} classes, but {origin} {classes.size}. "
-            "Pass labels= with one label for each column, in their order (1-D "
-            "probabilities: both labels, the positive one last)."
-        )
-    order = np.argsort(classes)
-    ordered = classes[order]
-    if np.any(ordered[1:] == ordered[:-1]):
-        raise ValueError(f"labels must be distinct, got {classes.tolist()}.")
-    unknown = np.setdiff1d(y, classes)
-    if unknown.size:
-        raise ValueError(
-            f"y_true holds labels that labels lacks: {unknown.tolist()[:10]}. Pass "
-            "labels= with one label for each column of y_proba, in their order."
-        )
-    return len(classes), order[np.searchsorted(ordered, y)]
-
-
-def _check_bins(n_bins: Any) -> int:
+    Returns
+    -------
+    int
+        The number.
+    """
     if isinstance(n_bins, bool) or not isinstance(n_bins, Integral):
         raise TypeError(f"n_bins must be an integer, at least 1, got {n_bins!r}.")
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, got {n_bins!r}. Pass 10.")
     return int(n_bins)
+
+
+def gap_norm(gap: FloatArray, weight: FloatArray | None, norm: Any) -> float:
+    r"""Return a norm of gaps under weights of sum 1.
+
+    By Jensen's inequality "l1" <= "l2" <= "max".
+
+    Parameters
+    ----------
+    gap : ndarray of shape (n,)
+        Signed gaps.
+    weight : ndarray of shape (n,) or None
+        Positive weights, divided here by their sum; None weighs equally.
+    norm : {"l1", "l2", "max"}
+        Mean of the absolute gaps, root of their mean square, or their largest.
+
+    Returns
+    -------
+    float
+        Non-negative.
+    """
+    size = np.abs(gap)
+    if isinstance(norm, str) and norm in ("l1", "l2", "max"):
+        if norm == "max":
+            return float(size.max())
+        if norm == "l2":
+            # Tiny gaps must not vanish when they are squared.
+            scale = float(size.max()) or 1.0
+            mean = np.average((size / scale) ** 2, weights=weight)
+            return scale * float(np.sqrt(mean))
+        return float(np.average(size, weights=weight))
+    raise ValueError(
+        f"norm={norm!r} must be 'l1' (mean absolute gap), 'l2' (root mean square) or "
+        "'max' (largest)."
+    )
+
+
+def observed_shares(
+    y_true: ArrayLike,
+    y_quantiles: ArrayLike,
+    levels: FloatArray,
+    sample_weight: ArrayLike | None,
+) -> FloatArray:
+    """Return the share of targets at most their quantile, level by level.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Target, finite.
+    y_quantiles : array-like of shape (n_samples, n_quantiles)
+        Predicted quantiles.
+    levels : ndarray of shape (n_quantiles,)
+        Levels, checked.
+    sample_weight : array-like of shape (n_samples,) or None
+        One non-negative weight a row.
+
+    Returns
+    -------
+    ndarray of shape (n_quantiles,)
+        Between 0 and 1.
+    """
+    matrix = check_quantile_matrix(y_quantiles, levels.size)
+    target = check_target(y_true)
+    check_rows(target.size, matrix.shape[0], "y_quantiles", "y_true")
+    weight = check_sample_weight(sample_weight, target.size)
+    return np.array([weighted_mean(target <= column, weight) for column in matrix.T])

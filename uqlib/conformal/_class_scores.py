@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _num_samples
 
+from uqlib._class_predictions import label_columns, model_classes, predict_proba
 from uqlib._core.label_checks import nine_digits
 from uqlib._fitting import is_frozen
-from uqlib._predictions import label_columns, model_classes, predict_proba
 from uqlib._typing import FloatArray
 from uqlib._validation import check_finite_predictions
 

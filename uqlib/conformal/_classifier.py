@@ -8,17 +8,17 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from uqlib._class_predictions import label_columns, model_classes, predict_proba
 from uqlib._core.group_ranks import list_labels
 from uqlib._core.label_checks import nine_digits
 from uqlib._core.label_p_values import LabelCells, NewRows
 from uqlib._core.levels import check_confidence_level, exact_level
 from uqlib._core.ranks import rows_needed
 from uqlib._fitting import split_rows
-from uqlib._predictions import label_columns, model_classes, predict_proba
 from uqlib._typing import BoolArray, FloatArray
-from uqlib._validation import check_calibration_size, check_X
+from uqlib._validation import check_calibration_size, check_X, check_X_labels
 from uqlib.conformal._base import BaseSplitCalibrator
-from uqlib.conformal._labels import check_X_labels, resolve_label_score
+from uqlib.conformal._labels import resolve_label_score
 from uqlib.exceptions import InfiniteIntervalWarning, warn_user
 
 

@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from uqlib._class_predictions import predict_proba
 from uqlib._core.checks import check_sample_weight
 from uqlib._core.label_checks import nine_digits
 from uqlib._core.levels import check_confidence_level, exact_level
@@ -22,11 +23,10 @@ from uqlib._fitting import (
     shuffled_splitter,
     warn_if_fitted,
 )
-from uqlib._predictions import predict_proba
 from uqlib._typing import BoolArray, FloatArray
-from uqlib._validation import check_X, with_input_tags
+from uqlib._validation import check_X, check_X_labels, with_input_tags
 from uqlib.conformal._classifier import fill_empty
-from uqlib.conformal._labels import check_X_labels, resolve_label_score
+from uqlib.conformal._labels import resolve_label_score
 
 # Rows are predicted in chunks that hold at most so many scores of one fold model.
 _CHUNK = 2**20

@@ -8,6 +8,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _num_samples
 
+from uqlib._class_predictions import label_columns, predict_label_proba
 from uqlib._core.multilabel_losses import (
     check_indicator,
     false_discovery_losses,
@@ -15,10 +16,8 @@ from uqlib._core.multilabel_losses import (
     miscoverage_losses,
 )
 from uqlib._core.risk_checks import check_losses
-from uqlib._predictions import label_columns, predict_label_proba
 from uqlib._typing import BoolArray, FloatArray
-from uqlib._validation import check_given
-from uqlib.conformal._labels import check_no_missing_label
+from uqlib._validation import check_given, check_no_missing_label
 
 
 class Risk(NamedTuple):

@@ -3,10 +3,7 @@
 from typing import Any
 
 import numpy as np
-from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 
-from uqlib._core.group_ranks import is_missing
 from uqlib._core.label_checks import (
     check_not_negative,
     check_rank_penalty,
@@ -21,32 +18,6 @@ from uqlib._core.label_ranking import (
     take_labels,
 )
 from uqlib._typing import FloatArray
-from uqlib._validation import check_given, check_X
-
-
-def check_X_labels(owner: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
-    """Check what a fit or a calibration of a classifier needs: 1-D labels over X."""
-    X = check_X(owner, X, reset=reset)
-    check_given(owner, X, y)
-    check_no_missing_label(y)
-    y = column_or_1d(y, warn=True)
-    assert_all_finite(y, input_name="y")
-    check_classification_targets(y)
-    check_consistent_length(X, y)
-    return X, y
-
-
-def check_no_missing_label(y: Any) -> None:
-    """Refuse missing labels: None and pandas.NA have no order, NaT would be a class."""
-    values = np.asarray(y).ravel()
-    if values.dtype.kind not in "OmM":
-        return  # strings are never missing, numbers are checked elsewhere
-    missing = np.array([is_missing(value) for value in values], dtype=bool)
-    if missing.any():
-        raise ValueError(
-            f"Input y contains NaN or another missing label in {missing.sum()} rows. "
-            "Remove those rows, or give them a label of their own."
-        )
 
 
 class ForeignScore:

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from uqlib._class_predictions import predict_label_proba
 from uqlib._core.checks import check_sample_weight
 from uqlib._core.learn_then_test import TESTS, learn_then_test
 from uqlib._core.levels import check_confidence_level
@@ -27,7 +28,6 @@ from uqlib._fitting import (
     split_rows,
     warn_if_fitted,
 )
-from uqlib._predictions import predict_label_proba
 from uqlib._typing import BoolArray, FloatArray
 from uqlib._validation import check_X, with_input_tags
 from uqlib.conformal._label_sets import (

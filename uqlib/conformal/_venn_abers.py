@@ -8,6 +8,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
+from uqlib._class_predictions import label_columns, model_classes
 from uqlib._core.checks import check_sample_weight
 from uqlib._core.venn_abers import (
     VennAbersSteps,
@@ -28,11 +29,9 @@ from uqlib._fitting import (
     split_rows,
     warn_if_fitted,
 )
-from uqlib._predictions import label_columns, model_classes
 from uqlib._typing import FloatArray
-from uqlib._validation import check_X, with_input_tags
+from uqlib._validation import check_X, check_X_labels, with_input_tags
 from uqlib.conformal._class_scores import class_scores
-from uqlib.conformal._labels import check_X_labels
 
 
 class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):

@@ -1,22 +1,52 @@
 """Metrics of prediction intervals of shape (n_samples, 2): lower, upper."""
 
-from typing import Any
-
-import numpy as np
-
-from uqlib._core.checks import (
-    check_no_nan,
-    check_rows,
-    check_sample_weight,
-    check_target,
-)
+from uqlib._core.checks import check_sample_weight, check_target
+from uqlib._core.coverage_checks import check_interval
 from uqlib._core.losses import (
     covered,
     interval_losses,
     interval_widths,
     weighted_mean,
 )
-from uqlib._typing import ArrayLike, FloatArray
+from uqlib._typing import ArrayLike, BoolArray
+
+
+def covered_by_interval(y_true: ArrayLike, y_interval: ArrayLike) -> BoolArray:
+    r"""Which targets are inside their intervals.
+
+    .. math:: 1\{l_i \le y_i \le u_i\}
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Target, finite.
+    y_interval : array-like of shape (n_samples, 2)
+        Lower and upper bounds, lower <= upper. Infinite bounds are legal.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+        True where the target is inside, ends included.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not agree, y_true is not finite, or an interval contains NaN or has
+        lower > upper.
+
+    See Also
+    --------
+    covered_by_set : The same for prediction sets.
+    group_coverage, stratified_coverage, worst_slab_coverage : What can be asked of it.
+
+    Examples
+    --------
+    >>> from uqlib.metrics import covered_by_interval
+    >>> covered_by_interval([1.0, 2.0], [[0.0, 1.0], [3.0, 4.0]])
+    array([ True, False])
+    """
+    target = check_target(y_true)
+    return covered(target, check_interval(y_interval, target.size))
 
 
 def coverage_score(
@@ -63,7 +93,7 @@ def coverage_score(
     0.5
     """
     target = check_target(y_true)
-    interval = _check_interval(y_interval, target.size)
+    interval = check_interval(y_interval, target.size)
     weight = check_sample_weight(sample_weight, target.size)
     return weighted_mean(covered(target, interval), weight)
 
@@ -102,7 +132,7 @@ def mean_interval_width(
     >>> mean_interval_width([[0.0, 1.0], [3.0, 6.0]])
     2.0
     """
-    interval = _check_interval(y_interval, None)
+    interval = check_interval(y_interval, None)
     weight = check_sample_weight(sample_weight, interval.shape[0])
     return weighted_mean(interval_widths(interval), weight)
 
@@ -162,27 +192,6 @@ def interval_score(
     3.5
     """
     target = check_target(y_true)
-    interval = _check_interval(y_interval, target.size)
+    interval = check_interval(y_interval, target.size)
     weight = check_sample_weight(sample_weight, target.size)
     return weighted_mean(interval_losses(target, interval, confidence_level), weight)
-
-
-def _check_interval(y_interval: Any, n_samples: int | None) -> FloatArray:
-    interval = np.asarray(y_interval, dtype=np.float64)
-    if interval.ndim != 2 or interval.shape[1] != 2:
-        raise ValueError(
-            "y_interval must have shape (n_samples, 2) with columns lower and upper, "
-            f"got shape {interval.shape}."
-        )
-    expected = interval.shape[0] if n_samples is None else n_samples
-    reference = "y_interval" if n_samples is None else "y_true"
-    check_rows(expected, interval.shape[0], "y_interval", reference)
-    check_no_nan(interval, "y_interval")
-    crossed = int(np.sum(interval[:, 0] > interval[:, 1]))
-    if crossed:
-        raise ValueError(
-            f"y_interval has lower > upper in {crossed} of {interval.shape[0]} rows. "
-            "Order the columns as lower, upper; sort_quantiles(y_interval) exchanges "
-            "ends that crossed."
-        )
-    return interval

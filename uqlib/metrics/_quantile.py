@@ -4,12 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from uqlib._core.checks import (
-    check_quantile_matrix,
-    check_rows,
-    check_sample_weight,
-    check_target,
-)
+from uqlib._core.calibration_error import gap_norm, observed_shares
 from uqlib._core.levels import check_quantiles, is_symmetric
 from uqlib._core.losses import crps_level_weight, level_losses, weighted_mean
 from uqlib._typing import ArrayLike, FloatArray
@@ -232,12 +227,15 @@ def quantile_calibration_error(
     y_quantiles: ArrayLike,
     quantiles: ArrayLike,
     *,
+    norm: str = "l1",
     sample_weight: ArrayLike | None = None,
 ) -> float:
     r"""Mean distance between levels and the shares of targets below them.
 
     .. math:: \frac{1}{m} \sum_{k=1}^m
-              \Big| \frac{1}{n} \#\{i : y_i \le q_{ik}\} - \tau_k \Big| .
+              \Big| \frac{1}{n} \#\{i : y_i \le q_{ik}\} - \tau_k \Big|,
+
+    or with `norm` the root of the mean square of these distances, or the largest.
 
     Parameters
     ----------
@@ -247,6 +245,8 @@ def quantile_calibration_error(
         Predicted quantiles.
     quantiles : array-like of shape (n_quantiles,)
         Levels, strictly increasing, strictly between 0 and 1.
+    norm : {"l1", "l2", "max"}, default="l1"
+        Mean of the distances, root of the mean of their squares, or the largest.
     sample_weight : array-like of shape (n_samples,), default=None
         One non-negative weight a row.
 
@@ -259,10 +259,13 @@ def quantile_calibration_error(
     Raises
     ------
     ValueError
-        For the reasons of :func:`pinball_loss`.
+        If `norm` is unknown, or for the reasons of :func:`pinball_loss`.
 
     See Also
     --------
+    quantile_calibration_curve : The shares themselves.
+    miscalibration_area : The area between their curve and the diagonal.
+    gaussian_quantiles : The matrix of Gaussian forecasts.
     uqlib.inspection.CoverageDisplay : Central coverage, drawn level by level.
     coverage_score : Coverage of an interval.
 
@@ -283,9 +286,5 @@ def quantile_calibration_error(
     0.0
     """
     levels = check_quantiles(quantiles)
-    matrix = check_quantile_matrix(y_quantiles, levels.size)
-    target = check_target(y_true)
-    check_rows(target.size, matrix.shape[0], "y_quantiles", "y_true")
-    weight = check_sample_weight(sample_weight, target.size)
-    shares = [weighted_mean(target <= column, weight) for column in matrix.T]
-    return float(np.mean(np.abs(np.array(shares) - levels)))
+    shares = observed_shares(y_true, y_quantiles, levels, sample_weight)
+    return gap_norm(shares - levels, None, norm)

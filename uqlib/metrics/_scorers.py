@@ -1,4 +1,4 @@
-"""Scorers that ask a model for quantiles or intervals; larger is better.
+"""Scorers that ask a regressor for quantiles or intervals; larger is better.
 
 `sklearn.metrics.make_scorer` knows scikit-learn's own prediction methods alone, so
 these are callables ``scorer(estimator, X, y, **metadata)`` of their own, which
@@ -8,7 +8,7 @@ these are callables ``scorer(estimator, X, y, **metadata)`` of their own, which
 from collections.abc import Callable
 from typing import Any
 
-from uqlib._core.levels import check_confidence_level, check_quantiles
+from uqlib._core.levels import check_quantiles
 from uqlib._typing import Scorer
 from uqlib.metrics._interval import coverage_score, interval_score, mean_interval_width
 from uqlib.metrics._quantile import (
@@ -17,20 +17,13 @@ from uqlib.metrics._quantile import (
     quantile_calibration_error,
     weighted_interval_score,
 )
+from uqlib.metrics._regression_calibration import miscalibration_area
 from uqlib.metrics._scorer_objects import IntervalScorer, QuantileScorer
 
 
 def _quantile_scorer(metric: Callable[..., float], quantiles: Any) -> QuantileScorer:
     levels = None if quantiles is None else check_quantiles(quantiles)
     return QuantileScorer(metric, -1, levels)
-
-
-def _interval_scorer(
-    metric: Callable[..., float], sign: int, confidence_level: Any
-) -> IntervalScorer:
-    if confidence_level is not None:
-        check_confidence_level(confidence_level)
-    return IntervalScorer(metric, sign, confidence_level)
 
 
 def coverage_scorer(confidence_level: Any = None) -> Scorer:
@@ -66,7 +59,7 @@ def coverage_scorer(confidence_level: Any = None) -> Scorer:
     >>> coverage_scorer(0.9)
     <coverage_score at 0.9>
     """
-    return _interval_scorer(coverage_score, 1, confidence_level)
+    return IntervalScorer(coverage_score, 1, confidence_level)
 
 
 def neg_crps_scorer(quantiles: Any = None) -> Scorer:
@@ -136,7 +129,7 @@ def neg_interval_score_scorer(confidence_level: Any = None) -> Scorer:
     >>> neg_interval_score_scorer(0.9)
     <neg_interval_score at 0.9>
     """
-    return _interval_scorer(interval_score, -1, confidence_level)
+    return IntervalScorer(interval_score, -1, confidence_level)
 
 
 def neg_interval_width_scorer(confidence_level: Any = None) -> Scorer:
@@ -172,7 +165,43 @@ def neg_interval_width_scorer(confidence_level: Any = None) -> Scorer:
     >>> neg_interval_width_scorer(0.9)
     <neg_mean_interval_width at 0.9>
     """
-    return _interval_scorer(mean_interval_width, -1, confidence_level)
+    return IntervalScorer(mean_interval_width, -1, confidence_level)
+
+
+def neg_miscalibration_area_scorer(quantiles: Any = None) -> Scorer:
+    r"""Make a scorer of the area between the calibration curve and the diagonal.
+
+    .. math:: \mathrm{score} = -\int_0^1 |c(\tau) - \tau| \, d\tau .
+
+    Parameters
+    ----------
+    quantiles : array-like of shape (n_quantiles,), default=None
+        Levels that the model is asked for; None takes those that it has.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y, **metadata)`` -> float, larger is better.
+        It does not reward sharpness.
+        Metadata are `sample_weight`, `mondrian_groups` and `likelihood_ratio`; with
+        metadata routing they are requested by its method `set_score_request`.
+
+    Raises
+    ------
+    ValueError
+        If the levels are not strictly increasing in (0, 1).
+
+    See Also
+    --------
+    miscalibration_area : The metric.
+
+    Examples
+    --------
+    >>> from uqlib.metrics import neg_miscalibration_area_scorer
+    >>> neg_miscalibration_area_scorer([0.1, 0.9])
+    <neg_miscalibration_area at [0.1, 0.9]>
+    """
+    return _quantile_scorer(miscalibration_area, quantiles)
 
 
 def neg_pinball_scorer(quantiles: Any = None) -> Scorer:
