@@ -163,6 +163,7 @@ _FAMILIES = {
         "group_coverage_gap",
         "infinite_interval_share",
         "interval_score",
+        "interval_widths",
         "log_likelihood_scorer",
         "mean_interval_width",
         "mean_set_size",

@@ -13,6 +13,7 @@ from uqlib.metrics._interval import covered_by_interval
 from uqlib.metrics._interval_width import (
     coverage_width_criterion,
     infinite_interval_share,
+    interval_widths,
     normalized_interval_width,
 )
 from uqlib.metrics._sides import side_calibration_error, side_coverage
@@ -370,3 +371,14 @@ def test_a_level_out_of_range():
     args = [0.0], [[0.0, 1.0]]
     refuses("confidence_level must lie", coverage_width_criterion, *args, 1.0)
     refuses("confidence_level must lie", side_calibration_error, *args, [0.0], 90)
+
+
+def test_widths_that_are_equal_up_to_rounding_are_equal():
+    center = np.random.default_rng(0).normal(size=100) * 1e3
+    interval = np.column_stack([center - 0.3, center + 0.3])
+    assert np.unique(np.diff(interval)).size > 1
+    assert np.unique(interval_widths(interval)).size == 1
+    wider = np.concatenate([interval, [[0.0, 0.7], [-INF, 0.0]]])
+    assert interval_widths(wider)[-2:].tolist() == [0.7, INF]
+    with pytest.raises(ValueError, match="lower > upper in 1 of 1 rows"):
+        interval_widths([[1.0, 0.0]])

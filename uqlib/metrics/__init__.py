@@ -41,6 +41,7 @@ from uqlib.metrics._interval import (
 from uqlib.metrics._interval_width import (
     coverage_width_criterion,
     infinite_interval_share,
+    interval_widths,
     normalized_interval_width,
 )
 from uqlib.metrics._proba import (
@@ -162,6 +163,7 @@ __all__ = [
     "group_coverage_gap",
     "infinite_interval_share",
     "interval_score",
+    "interval_widths",
     "log_likelihood_scorer",
     "mean_interval_width",
     "mean_set_size",

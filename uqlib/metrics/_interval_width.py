@@ -6,13 +6,58 @@ from typing import Any
 
 import numpy as np
 
+from uqlib._core import losses
 from uqlib._core.checks import check_sample_weight, check_target
 from uqlib._core.coverage_checks import check_interval
+from uqlib._core.interval_ties import tied_widths
 from uqlib._core.levels import check_confidence_level
-from uqlib._core.losses import covered, interval_widths, weighted_mean
+from uqlib._core.losses import covered, weighted_mean
 from uqlib._typing import ArrayLike, FloatArray
 
 NORMALIZATIONS = ("range", "std")
+
+
+def interval_widths(y_interval: ArrayLike) -> FloatArray:
+    r"""Width of each interval, to rank rows or to make strata of.
+
+    .. math:: u_i - l_i
+
+    Parameters
+    ----------
+    y_interval : array-like of shape (n_samples, 2)
+        Lower and upper bounds, lower <= upper.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        In units of y, larger = more uncertain; infinite where a bound is. Widths that
+        may differ by the rounding of the bounds alone are the same number: plain
+        differences of intervals that are all as wide rank rows by the sizes of their
+        predictions.
+
+    Raises
+    ------
+    ValueError
+        If an interval contains NaN or has lower > upper, or there are none.
+
+    See Also
+    --------
+    mean_interval_width : Their mean.
+    stratified_coverage : Coverage by width.
+    risk_coverage_auc : Whether wide intervals have large errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from uqlib.metrics import interval_widths
+    >>> y_interval = np.array([[0.1, 0.4], [1000.1, 1000.4]])
+    >>> bool(np.diff(y_interval)[0] == np.diff(y_interval)[1])
+    False
+    >>> widths = interval_widths(y_interval)
+    >>> bool(widths[0] == widths[1])
+    True
+    """
+    return tied_widths(check_interval(y_interval, None))
 
 
 def normalized_interval_width(
@@ -212,7 +257,7 @@ def _normalized_width(
     exponent = -np.frexp(np.abs(target).max())[1]
     with np.errstate(over="ignore"):
         target, interval = np.ldexp(target, exponent), np.ldexp(interval, exponent)
-    width = weighted_mean(interval_widths(interval), weight)
+    width = weighted_mean(losses.interval_widths(interval), weight)
     spread = _spread(target, normalization, weight)
     if spread == 0:
         return 0.0 if width == 0 else math.inf
