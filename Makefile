@@ -65,6 +65,7 @@ bench-data: $(VENV)/.bench ## losses and coverage on real data; an hour
 	cd tests/benchmarks && PYTHONPATH=../..:../../kernels \
 	  ../../$(BIN)/python -W ignore quantile_systems.py --folder ../../.benchmarks
 	PYTHONPATH=.:kernels $(BIN)/python -W ignore tests/benchmarks/uncertainty_tables.py
+	PYTHONPATH=.:kernels $(BIN)/python -W ignore tests/benchmarks/quantization_tables.py
 
 clean: ## remove what the targets made, the environments excepted
 	rm -rf build dist docs/_build docs/auto_examples docs/generated \

@@ -79,6 +79,8 @@ def public_estimators():
             quantiles=LEVELS,
             cv=2,
         ),
+        uqlib.QuantizedClassifier(LogisticRegression(), method="rtn"),
+        uqlib.QuantizedRegressor(Ridge(), method="rtn"),
         uqlib.RiskControlledClassifier(LogisticRegression()),
         uqlib.SPAClassifier(LogisticRegression(), cv=2),
         uqlib.SPARegressor(

@@ -25,6 +25,7 @@ LAYERS = {
     "_validation": 2,
     "_fitting": 2,
     "_predictions": 2,
+    "_binomial": 2,
     "_class_predictions": 2,
     "_quantile_models": 2,
     "_compat": 2,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # editors and type checkers do not run __getattr__
     from uqlib.inspection import *
     from uqlib.metrics import *
     from uqlib.quantile import *
+    from uqlib.quantized import *
     from uqlib.spa import *
 
 __version__ = "0.1.0"
@@ -127,6 +128,21 @@ _FAMILIES = {
         "spa_adjust_proba",
         "split_point_statistics",
     ),
+    "uqlib.quantized": (
+        "CoverageReport",
+        "MeasuredCoverage",
+        "QuantizationScheme",
+        "QuantizedClassifier",
+        "QuantizedRegressor",
+        "allocate_bits",
+        "certify_drift",
+        "coverage_report",
+        "drift_certificate",
+        "lipschitz_drift_bound",
+        "quantize",
+        "split_point_shift",
+        "width_ratio_forecast",
+    ),
     "uqlib.metrics": (
         "CalibrationBins",
         "GroupCoverage",
@@ -213,6 +229,7 @@ _FAMILIES = {
         "CoverageDisplay",
         "PredictionIntervalDisplay",
         "QuantileCalibrationDisplay",
+        "QuantizationDisplay",
         "ReliabilityDisplay",
         "SelectiveRiskDisplay",
         "UncertaintyDecompositionDisplay",
@@ -220,6 +237,7 @@ _FAMILIES = {
     "uqlib.exceptions": (
         "AlreadyFittedWarning",
         "InfiniteIntervalWarning",
+        "QuantizationWarning",
         "RiskNotControlledWarning",
         "UncertaintyWarning",
     ),

@@ -1,6 +1,8 @@
 """How wrapped models are cloned, seeded, fitted, and when they are left alone."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -17,7 +19,30 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from uqlib._typing import FloatArray
 from uqlib._validation import check_calibration_size
-from uqlib.exceptions import AlreadyFittedWarning, warn_user
+from uqlib.exceptions import AlreadyFittedWarning, QuantizationWarning, warn_user
+
+
+@contextmanager
+def all_or_nothing(estimator: Any) -> Iterator[None]:
+    """Give an estimator its attributes back if what is done to it does not end.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Being fitted.
+
+    Yields
+    ------
+    None
+        Its attributes may be set one by one.
+    """
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:  # a user who interrupts a fit goes on with the last one
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def is_frozen(estimator: Any) -> bool:
@@ -34,6 +59,28 @@ def is_frozen(estimator: Any) -> bool:
         True for a `FrozenEstimator`.
     """
     return isinstance(estimator, FrozenEstimator)
+
+
+def warn_if_rows_seen(estimator: Any, X: Any) -> None:
+    """Warn that calibration rows are rows that the model itself was adapted to.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A model, frozen or not. One that remembers its rows has a method `rows_seen(X)`,
+        which returns the share of them among X, as quantized models have.
+    X : array-like of shape (n_samples, n_features)
+        Rows that are to calibrate it.
+    """
+    model = estimator.estimator if is_frozen(estimator) else estimator
+    share = model.rows_seen(X) if hasattr(model, "rows_seen") else 0.0
+    if share > 0:
+        warn_user(
+            f"{share:.0%} of the calibration rows are rows that {type(model).__name__} "
+            "was quantized on: they are not exchangeable with new rows, and the "
+            "coverage is not exact. Calibrate on rows of their own.",
+            QuantizationWarning,
+        )
 
 
 def is_fitted(estimator: Any) -> bool:

@@ -6,6 +6,7 @@ import warnings
 __all__ = [
     "AlreadyFittedWarning",
     "InfiniteIntervalWarning",
+    "QuantizationWarning",
     "RiskNotControlledWarning",
     "UncertaintyWarning",
 ]
@@ -62,6 +63,28 @@ class AlreadyFittedWarning(UncertaintyWarning):
     ...     _ = SplitConformalRegressor(model, random_state=0).fit(X, y)
     >>> caught[0].category.__name__
     'AlreadyFittedWarning'
+    """
+
+
+class QuantizationWarning(UncertaintyWarning):
+    """A quantization is worse, smaller or less honest than it looks.
+
+    Parts of the model stay in float, the calibration rows are too few for a layer, or
+    rows of the quantization are used again where new ones are needed. The message says
+    which it is and what to do.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from sklearn.datasets import make_regression
+    >>> from sklearn.linear_model import Ridge
+    >>> from uqlib.quantized import QuantizationScheme, quantize
+    >>> X, y = make_regression(20, 30, random_state=0)
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     model = quantize(Ridge().fit(X, y), QuantizationScheme("int4"), X)
+    >>> caught[0].category.__name__
+    'QuantizationWarning'
     """
 
 

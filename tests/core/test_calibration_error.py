@@ -11,16 +11,21 @@ from uqlib._core.calibration_error import adaptive_calibration_error
 
 
 def by_loops(y, proba, labels, n_bins):
-    """The definition, row by row; the ranges of array_split by their sizes."""
+    """The definition, row by row; tied rows share their outcomes."""
     total, n_samples = 0.0, len(y)
     n_ranges = min(n_bins, n_samples)
-    for k, label in enumerate(labels):
+
+    def chance(i, k):
+        tied = [j for j in range(n_samples) if proba[j][k] == proba[i][k]]
+        return sum(y[j] == labels[k] for j in tied) / len(tied)
+
+    for k in range(len(labels)):
         order = sorted(range(n_samples), key=lambda i: proba[i][k])
         start = 0
         for r in range(n_ranges):
             size = n_samples // n_ranges + (r < n_samples % n_ranges)
             members = order[start : start + size]
-            accuracy = sum(y[i] == label for i in members) / size
+            accuracy = sum(chance(i, k) for i in members) / size
             confidence = sum(proba[i][k] for i in members) / size
             total += abs(accuracy - confidence)
             start += size
@@ -69,17 +74,28 @@ def test_certain_answers():
     assert adaptive_calibration_error(y, identity[(y + 1) % 3]) == pytest.approx(2 / 3)
 
 
-def test_the_order_of_rows_matters_only_to_ties():
+@given(problems(), st.integers(1, 35), st.integers(0, 100))
+def test_the_order_of_rows_does_not_matter(problem, n_bins, seed):
+    y, proba = problem
+    order = np.random.default_rng(seed).permutation(y.size)
+    options = {"n_bins": n_bins, "labels": range(proba.shape[1])}
+    expected = adaptive_calibration_error(y, proba, **options)
+    found = adaptive_calibration_error(y[order], proba[order], **options)
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_ties_count_by_their_mean():
     rng = np.random.default_rng(0)
     p, y = rng.uniform(size=53), rng.integers(0, 2, size=53)
     order = rng.permutation(53)
     expected = adaptive_calibration_error(y, p)
     found = adaptive_calibration_error(y[order], p[order])
     assert found == pytest.approx(expected, rel=1e-12)
-    # Tied rows stay in their order: the first two are the first range.
+    # Half of the tied rows have the label, in whatever range they lie.
     tied = np.full(4, 0.5)
-    assert adaptive_calibration_error([0, 0, 1, 1], tied, n_bins=2) == 0.5
+    assert adaptive_calibration_error([0, 0, 1, 1], tied, n_bins=2) == 0.0
     assert adaptive_calibration_error([0, 1, 0, 1], tied, n_bins=2) == 0.0
+    assert adaptive_calibration_error([0, 1, 1, 1], tied, n_bins=2) == 0.25
 
 
 def test_one_range_is_the_bias():

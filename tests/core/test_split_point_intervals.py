@@ -67,6 +67,19 @@ def test_two_ends_can_lie_on_one_side():
     assert scales == (-5, 95)
 
 
+def test_no_target_is_lost_where_scores_have_few_digits():
+    # Scores are subnormal numbers: the product with the quantile misses by far more
+    # than its own last digit.
+    y = np.random.default_rng(0).uniform(1e-10, 1e-9, size=50)
+    quantile = np.full(50, 1e308)
+    scores = side_scores(y, quantile, quantile)
+    zero = np.zeros(1)
+    for target, score in zip(y, scores, strict=True):
+        lower, upper = side_interval(zero, quantile[:1], quantile[:1], score)[0]
+        assert lower <= -target
+        assert target <= upper
+
+
 @given(
     arrays(float, 40, elements=st.integers(-50, 50).map(lambda k: k / 10)),
     arrays(float, 40, elements=st.integers(-50, 50).map(lambda k: k / 7)),

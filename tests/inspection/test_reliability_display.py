@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from uqlib._binomial import clopper_pearson
 from uqlib.inspection._reliability_display import ReliabilityDisplay
-from uqlib.inspection._reliability_intervals import binomial_interval
 from uqlib.metrics._calibration import calibration_bins, expected_calibration_error
 
 
@@ -124,7 +124,9 @@ def test_calibration_bins_make_a_display(rows):
 def test_intervals_are_drawn_where_the_numbers_say(rows):
     display = ReliabilityDisplay.from_predictions(*rows, bar_level=0.8)
     _, ends = drawn(display)
-    expected = binomial_interval(display.accuracy, display.n_samples, 0.8)
+    expected = clopper_pearson(
+        display.accuracy * display.n_samples, display.n_samples, 0.8
+    )
     np.testing.assert_allclose(ends, expected)
     assert display.ax_.get_ylabel() == "Accuracy, 80 % binomial intervals"
 
@@ -166,9 +168,7 @@ def test_ties_for_the_top_count_as_shares():
     )
     np.testing.assert_allclose(display.accuracy, 1 / 3)
     _, ends = drawn(display)
-    np.testing.assert_allclose(
-        ends, binomial_interval(np.array([1 / 3]), np.array([3.0]), 0.95)
-    )
+    np.testing.assert_allclose(ends, clopper_pearson([1.0], [3.0], 0.95))
 
 
 # ---------------------------------------------------------------------------

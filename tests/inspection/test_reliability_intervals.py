@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from uqlib.inspection._reliability_intervals import binomial_interval
+from uqlib._binomial import clopper_pearson
 
 
 def binomial_tail(n, p, counts):
@@ -18,7 +18,7 @@ def binomial_tail(n, p, counts):
 @pytest.mark.parametrize("level", [0.5, 0.95])
 def test_ends_leave_half_of_the_rest_on_each_side(n, level):
     hits = np.arange(n + 1)
-    interval = binomial_interval(hits / n, np.full(n + 1, float(n)), level)
+    interval = clopper_pearson(hits, np.full(n + 1, n), level)
     for s, (lower, upper) in zip(hits, interval, strict=True):
         if s > 0:
             tail = binomial_tail(n, lower, range(s, n + 1))
@@ -34,7 +34,7 @@ def test_ends_leave_half_of_the_rest_on_each_side(n, level):
 @pytest.mark.parametrize("n", [1, 3, 10])
 def test_intervals_hold_at_their_level(n):
     hits = np.arange(n + 1)
-    interval = binomial_interval(hits / n, np.full(n + 1, float(n)), 0.9)
+    interval = clopper_pearson(hits, np.full(n + 1, n), 0.9)
     for p in np.linspace(0, 1, 201):
         holds = hits[(interval[:, 0] <= p) & (p <= interval[:, 1])]
         assert binomial_tail(n, p, holds.tolist()) >= 0.9 - 1e-12
@@ -47,7 +47,7 @@ def test_intervals_hold_but_for_a_hair_where_chances_differ(chances):
     for p in chances:
         law = np.convolve(law, [1 - p, p])
     n, mean = len(chances), np.mean(chances)
-    interval = binomial_interval(np.arange(n + 1) / n, np.full(n + 1, float(n)), 0.95)
+    interval = clopper_pearson(np.arange(n + 1), np.full(n + 1, n), 0.95)
     slack = 1e-9  # a mean of chances is rounded
     holds = (interval[:, 0] <= mean + slack) & (mean - slack <= interval[:, 1])
     # Only where all counts but n (or but 0) miss do they miss more often than with

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uqlib.metrics._conditional import (
@@ -132,6 +132,27 @@ def test_integer_weights_are_repeated_rows_but_for_the_error():
     assert same(strata.coverage, repeated.coverage)
     assert np.array_equal(strata.size_min, repeated.size_min)
     assert np.array_equal(strata.size_max, repeated.size_max)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3)), min_size=1, max_size=12),
+    st.integers(1, 5),
+    st.sampled_from([1.0, 0.1, 1 / 3, 0.7, 1e-300]),
+)
+@example(list(enumerate([2, 3, 2, 2, 3])), 3, 1.0)
+def test_strata_of_integer_weights_on_their_borders(rows, n_bins, scale):
+    size, counts = np.array(rows).T
+    if not counts.any():
+        counts[0] = 1
+    covered = size % 2 == 0
+    found = stratified_coverage(
+        covered, size, n_bins=n_bins, sample_weight=scale * counts
+    )
+    repeated = stratified_coverage(
+        np.repeat(covered, counts), np.repeat(size, counts), n_bins=n_bins
+    )
+    assert found.size_max.tolist() == repeated.size_max.tolist()
+    assert same(found.coverage, repeated.coverage)
 
 
 def test_gap_is_zero_where_groups_are_equal():

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.metrics._selective_cases import (
@@ -164,6 +165,19 @@ def test_negative_losses(metric):
         [-0.5, 1.0],
         [0.0, 1.0],
     )
+
+
+@metrics_of_labels
+@pytest.mark.parametrize("missing", [None, pd.NA, np.nan])
+def test_labels_that_are_missing(metric, missing):
+    labels = pd.Series([True, False, missing], dtype="boolean")
+    for values in (labels, np.array([True, False, missing], dtype=object)):
+        refuses(
+            f"{first_name(metric)} has missing values. Remove those rows.",
+            metric,
+            values,
+            [0.0, 1.0, 2.0],
+        )
 
 
 @metrics_of_labels

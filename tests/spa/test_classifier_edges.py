@@ -135,9 +135,19 @@ def test_a_failed_fit_changes_nothing():
     model = SPAClassifier(GaussianNB(), mar_estimator=Ridge(), random_state=0).fit(X, y)
     before = model.predict_uncertainty(X)
     with pytest.raises(ValueError, match="n_splits=1000"):
-        model.set_params(cv=1000).fit(X, y)
+        model.set_params(cv=1000).fit(X[:, :2], y)
+    assert model.n_features_in_ == 4
     for name, values in model.predict_uncertainty(X).items():
         assert_array_equal(values, before[name])
+
+
+def test_an_adjustment_set_after_fit_is_checked():
+    X, y = iris()
+    model = SPAClassifier(GaussianNB(), mar_estimator=Ridge(), random_state=0).fit(X, y)
+    model.set_params(adjust="max")
+    for method in (model.predict_proba, model.predict_uncertainty):
+        with pytest.raises(ValueError, match=r"adjust must be one of .* got 'max'"):
+            method(X)
 
 
 @pytest.mark.parametrize("which", ["estimator", "mar_estimator"])

@@ -357,3 +357,28 @@ def test_a_fit_that_fails_leaves_the_model_as_it_was():
         quick().predict_interval(X)
     with pytest.raises(NotFittedError):
         quick().calibrate(X, Y)
+
+
+class Interrupted(LinearRegression):
+    """A user who loses patience at the third prediction: that of calibration."""
+
+    calls = 0
+
+    def predict(self, X):
+        Interrupted.calls += 1
+        if Interrupted.calls == 3:
+            raise KeyboardInterrupt
+        return super().predict(X)
+
+
+def test_an_interrupted_fit_leaves_no_uncalibrated_intervals():
+    model = quick(Interrupted(), cv=2)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        model.predict_interval(X)
+    before = model.fit(X, Y).predict_interval(X)
+    Interrupted.calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X[:100], Y[:100])
+    assert_array_equal(model.predict_interval(X), before)

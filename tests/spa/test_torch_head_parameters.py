@@ -275,3 +275,12 @@ def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
     for call in (lambda: head.fit(X, Y), lambda: head.features(X)):
         with pytest.raises(ImportError, match=re.escape(message)):
             call()
+
+
+def test_a_fit_that_fails_leaves_the_head_as_it_was():
+    head = quick(max_iter=10).fit(X, Y)
+    before = head.predict_interval(X)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        head.fit(X[:, :1], Y)
+    assert head.n_features_in_ == 2
+    np.testing.assert_array_equal(head.predict_interval(X), before)

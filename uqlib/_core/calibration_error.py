@@ -71,8 +71,8 @@ def adaptive_calibration_error(
 
     Notes
     -----
-    Rows of equal probability keep their order (a stable sort), so that the value can
-    move with the order of the rows where a tie lies on the border of two ranges. Even
+    Where rows of equal probability lie in two ranges, each of them counts with the
+    share of them that have the label, so that the order of the rows never matters. Even
     perfect probabilities have a positive error in a sample: with n rows up to about
     :math:`\sqrt{2 R \bar v / (\pi n)}`, :math:`\bar v` the mean of p (1 - p).
 
@@ -102,8 +102,9 @@ def adaptive_calibration_error(
 
 def _mean_gap(hit: NDArray[np.bool_], p: FloatArray, n_bins: int) -> float:
     """Return the mean of |accuracy - confidence| over the ranges of one class."""
-    order = np.argsort(p, kind="stable")
-    gap: FloatArray = hit[order] - p[order].astype(np.float64)
+    values, tied, n_tied = np.unique(p, return_inverse=True, return_counts=True)
+    share = np.bincount(tied, hit) / n_tied
+    gap: FloatArray = np.repeat(share - values.astype(np.float64), n_tied)
     ranges: list[FloatArray] = np.array_split(gap, min(n_bins, gap.size))
     return float(np.mean([abs(part.mean()) for part in ranges]))
 

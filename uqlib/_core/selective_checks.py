@@ -11,6 +11,7 @@ from uqlib._core.checks import (
     check_rows,
     check_sample_weight,
 )
+from uqlib._core.group_ranks import is_missing
 from uqlib._core.selective import TieGroups, tie_groups
 from uqlib._typing import BoolArray, FloatArray
 
@@ -124,6 +125,8 @@ def check_binary(labels: Any, name: str) -> BoolArray:
             f"{name} must be 1-D, got an array of shape {values.shape}. Flatten a "
             "column with .ravel()."
         )
+    if values.dtype.kind == "O" and any(map(is_missing, values)):
+        raise ValueError(f"{name} has missing values. Remove those rows.")
     other = values[~((values == 0) | (values == 1))]
     if other.size:
         raise ValueError(

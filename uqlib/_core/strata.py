@@ -151,7 +151,7 @@ def strata(
     mass = np.bincount(codes, w, values.size)[:finite]
     above = np.cumsum(mass)
     stratum = np.full(values.size, n_bins)
-    # Floor division is exact where the quotient, rounded, could reach an integer.
-    middle = (n_bins * (2 * above - mass)) // (2 * above[-1])
-    stratum[:finite] = np.minimum(middle, n_bins - 1)
+    # A middle on a border is above it, whichever way its weights were rounded.
+    middle = n_bins * (above - mass / 2) / above[-1] + 1e-9
+    stratum[:finite] = np.minimum(middle.astype(np.intp), n_bins - 1)
     return np.unique(stratum, return_inverse=True)[1][codes].astype(np.intp, copy=False)

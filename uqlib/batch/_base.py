@@ -13,7 +13,13 @@ from uqlib._core.checks import check_sample_weight
 from uqlib._core.group_ranks import check_groups, group_codes, list_labels
 from uqlib._core.levels import check_confidence_level
 from uqlib._core.weighted_ranks import check_weights
-from uqlib._fitting import clone_and_fit, is_frozen, split_rows, warn_if_fitted
+from uqlib._fitting import (
+    clone_and_fit,
+    is_frozen,
+    split_rows,
+    warn_if_fitted,
+    warn_if_rows_seen,
+)
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray
 from uqlib._validation import (
@@ -87,6 +93,7 @@ class BaseBatchCalibrator(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
         conditions = _conditions(X, mondrian_groups, likelihood_ratio, max_ratio)
         rng = check_random_state(self.random_state)
         if is_frozen(self.estimator):
+            warn_if_rows_seen(self.estimator, X)
             score = fitted_score(self.nonconformity, self.estimator, None, None)
             return self._calibrate(self.estimator, score, None, X, y, conditions, rng)
         warn_if_fitted(self.estimator, self)
@@ -132,6 +139,7 @@ class BaseBatchCalibrator(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self, "scores_")
         X, y = check_X_y(self, X, y, reset=False)
         self._check_parameters()
+        warn_if_rows_seen(self.estimator_, X)
         return self._calibrate(
             self.estimator_,
             self.nonconformity_,

@@ -16,11 +16,13 @@ from uqlib._core.levels import (
     level_indices,
 )
 from uqlib._fitting import (
+    all_or_nothing,
     clone_and_fit,
     fit_score,
     is_frozen,
     split_rows,
     warn_if_fitted,
+    warn_if_rows_seen,
 )
 from uqlib._predictions import predict_point
 from uqlib._typing import FloatArray
@@ -86,6 +88,7 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
         weight = check_sample_weight(sample_weight, _num_samples(X))
         conditions = self._conditions(X, mondrian_groups, likelihood_ratio)
         if is_frozen(self.estimator):
+            warn_if_rows_seen(self.estimator, X)
             learned = self._learn(self.estimator, None, None)
             return self._calibrate(self.estimator, learned, X, y, conditions)
         warn_if_fitted(self.estimator, self)
@@ -134,6 +137,7 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self, "scores_")
         X, y = self._check_rows(X, y, reset=False)
+        warn_if_rows_seen(self.estimator_, X)
         conditions = self._conditions(X, mondrian_groups, likelihood_ratio)
         return self._calibrate(self.estimator_, self._relearn(), X, y, conditions)
 
@@ -173,8 +177,8 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
     def _calibrate(
         self, model: Any, learned: Any, X: Any, y: Any, conditions: Conditions
     ) -> Any:
-        before = vars(self).copy()
-        try:
+        # Half a calibration would give intervals that nothing stands behind.
+        with all_or_nothing(self):
             self.estimator_, self._learned = model, learned
             self._calibration_sources = self._sources()
             level = exact_level(self.confidence_level)
@@ -183,11 +187,6 @@ class BaseSplitCalibrator(MetaEstimatorMixin, BaseEstimator):
             self._thresholds = Thresholds(conditions)
             self._set_calibration(X, y)
             self._set_threshold(level)
-        except Exception:
-            # Half a calibration would give intervals that nothing stands behind.
-            vars(self).clear()
-            vars(self).update(before)
-            raise
         return self
 
     def _set_threshold(self, level: Fraction) -> None:

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from uqlib._binomial import clopper_pearson
 from uqlib._class_predictions import model_classes, predict_proba
 from uqlib._core.calibration_error import gap_norm
 from uqlib._typing import ArrayLike, FloatArray
 from uqlib.inspection._coverage_points import check_shares
 from uqlib.inspection._interval_display import check_matplotlib
 from uqlib.inspection._reliability_intervals import (
-    binomial_interval,
     check_drawn_level,
     effective_rows,
 )
@@ -375,7 +375,8 @@ class ReliabilityDisplay:
     def _interval(self, level: float | None) -> FloatArray | None:
         if level is None:
             return None
-        return binomial_interval(self.accuracy, self.n_samples, level)
+        hits = self.accuracy * self.n_samples
+        return clopper_pearson(hits, self.n_samples, level)
 
 
 def _check_positive(values: Any, name: str) -> FloatArray:

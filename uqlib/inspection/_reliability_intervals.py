@@ -4,27 +4,11 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from scipy.special import betainccinv, betaincinv
 
 from uqlib._core.calibration_events import events_of_label
 from uqlib._core.levels import exact_level
 from uqlib._typing import FloatArray
 from uqlib.metrics import CalibrationBins
-
-
-def binomial_interval(share: FloatArray, n: FloatArray, level: float) -> FloatArray:
-    """Return the intervals of Clopper and Pearson, of shape (n_points, 2)."""
-    # S of n rows: the lower end is the chance p at which P(Bin(n, p) >= S), the
-    # regularized incomplete beta function I_p(S, n - S + 1), is half of 1 - level; the
-    # upper end that at which P(Bin(n, p) <= S) = 1 - I_p(S + 1, n - S) is. Both are
-    # defined for numbers that are not whole.
-    tail, hits = (1 - level) / 2, share * n
-    some, all_but_some = hits > 0, hits < n
-    lower, upper = np.zeros_like(hits), np.ones_like(hits)
-    lower[some] = betaincinv(hits[some], (n - hits)[some] + 1, tail)
-    s, missed = hits[all_but_some], (n - hits)[all_but_some]
-    upper[all_but_some] = betainccinv(s + 1, missed, tail)
-    return np.column_stack([lower, upper])
 
 
 def check_drawn_level(level: Any, name: str) -> float | None:

@@ -18,6 +18,7 @@ from uqlib._core.split_point_classes import (
     spa_adjust_proba,
 )
 from uqlib._fitting import (
+    all_or_nothing,
     clone_and_fit,
     draw_seeds,
     fit_each_fold,
@@ -37,6 +38,8 @@ from uqlib.spa._classifier_heads import (
     predict_heads,
     warn_if_interpolating,
 )
+
+ADJUST = ("none", "min", "mean")
 
 
 class SPAClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -213,9 +216,13 @@ class SPAClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self : SPAClassifier
             Fitted.
         """
+        with all_or_nothing(self):
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> "SPAClassifier":
         X, y = check_X_labels(self, X, y, reset=True)
         check_choice("residuals", self.residuals, ("oof", "holdout", "train"))
-        check_choice("adjust", self.adjust, ("none", "min", "mean"))
+        check_choice("adjust", self.adjust, ADJUST)
         check_gap_threshold(self.threshold)
         weight = check_sample_weight(sample_weight, y.size)
         warn_if_fitted(self.estimator, self)
@@ -231,7 +238,6 @@ class SPAClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             weight = None if weight is None else weight[rows]
         weight = check_sample_weight(weight, columns.size)
         heads = fit_heads(head, X, proba, columns, weight)
-        # From here on nothing can fail: a fit that raised has left the last one alone.
         self.classes_, self.estimator_, self.heads_ = classes, model, heads
         self.class_count_ = np.bincount(columns, minlength=classes.size)
         self.n_calibration_ = int(columns.size)
@@ -268,6 +274,7 @@ class SPAClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             the heads find, and normalized so that rows sum to one.
         """
         X, proba = self._base_proba(X)
+        check_choice("adjust", self.adjust, ADJUST)  # it may have changed since fit
         if self.adjust == "none":
             return proba
         return self._adjust(proba, predict_heads(self.heads_, X, proba))
@@ -301,6 +308,7 @@ class SPAClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 sign, and its absolute value is the uncertainty.
         """
         X, proba = self._base_proba(X)
+        check_choice("adjust", self.adjust, ADJUST)
         heads = predict_heads(self.heads_, X, proba)
         sds = sds_classification(proba, heads["mar"], reduce=None)
         final = proba if self.adjust == "none" else self._adjust(proba, heads)

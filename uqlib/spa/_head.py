@@ -9,6 +9,7 @@ from sklearn.utils.validation import validate_data
 
 from uqlib._core.checks import check_not_a_date
 from uqlib._core.levels import LEVEL_TOLERANCE, check_confidence_level
+from uqlib._fitting import all_or_nothing
 from uqlib._typing import FloatArray
 from uqlib.spa._head_base import INPUT, BaseTorchHead, as_they_are
 from uqlib.spa._head_checks import (
@@ -259,6 +260,10 @@ class TorchSPAHead(BaseTorchHead):
         self : TorchSPAHead
             Fitted.
         """
+        with all_or_nothing(self):
+            return self._fit(X, y)
+
+    def _fit(self, X: Any, y: Any) -> "TorchSPAHead":
         check_torch_network(self.network, self.feature_layer)
         check_parameters(self)
         check_not_a_date(y, "y")
@@ -269,7 +274,6 @@ class TorchSPAHead(BaseTorchHead):
         read_task = self._read_regression if regression else self._read_classification
         targets, plan, found = read_task(outputs, y)
         result = self._train(standardize(features, scaling), targets, plan)
-        # From here on nothing can fail: a fit that raised has left the last one alone.
         self.network_, self._plan = self.network, plan
         self.feature_center_, self.feature_scale_ = scaling
         for name, value in found.items():

@@ -14,6 +14,7 @@ from uqlib._core.ranks import threshold_at
 from uqlib._core.split_point import sds_widening_factors, self_consistency_discrepancy
 from uqlib._core.split_point_intervals import side_interval, side_scores
 from uqlib._fitting import (
+    all_or_nothing,
     draw_seeds,
     given_random_state,
     seeded_clone,
@@ -153,7 +154,9 @@ class SPARegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     with probability at least p, and at most :math:`p + 1 / (n + 1)` if no two scores
     are equal; widening before calibration changes the shape and not the guarantee. The
     probability is over calibration and new rows; it says nothing conditional on x.
-    Without calibration: none.
+    Without calibration: none. A model that predicts equal rows differently by how many
+    go with them can lose coverage where rows and targets repeat; predict in batches of
+    one size then.
 
     The interval is not equal-tailed: with true side quantiles it covers the share p of
     each side, so it is missed above in proportion to how often targets lie above. The
@@ -247,14 +250,9 @@ class SPARegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self : SPARegressor
             Fitted.
         """
-        before = vars(self).copy()
-        try:
+        # Heads without their calibration would give intervals of no level.
+        with all_or_nothing(self):
             return self._fit(X, y, sample_weight)
-        except Exception:
-            # Heads without their calibration would give intervals of no level.
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     def calibrate(self, X: Any, y: Any) -> "SPARegressor":
         """Calibrate anew on rows that neither estimator nor heads were trained on.
