@@ -50,6 +50,7 @@ from uqlib.quantized._composites import (
     floats_beside,
 )
 from uqlib.quantized._open import open_model
+from uqlib.quantized._report import fitted_report
 from uqlib.quantized._scheme import QuantizationScheme
 
 METHODS = (
@@ -421,4 +422,6 @@ def test_gate_networks_stay_in_float_and_are_counted():
     (left,) = floats_beside(model)
     assert (left.name, left.n_parameters) == ("aggregator_", 12 + 4 + 8)
     assert open_model(model).skipped == (left,)
+    report = fitted_report(open_model(model), {})
+    assert (report.nbytes, report.effective_bits) == (4 * 24, 32)
     assert open_model(model, "step").skipped[0].name == "step.aggregator_"

@@ -13,6 +13,7 @@ from uqlib.quantized._adapter import LayerSpec
 from uqlib.quantized._dense import ACTIVATIONS, DenseNetwork
 from uqlib.quantized._driver import quantize_network
 from uqlib.quantized._formats import fit_grid
+from uqlib.quantized._layers import seen_inputs
 from uqlib.quantized._packing import pack_codes
 from uqlib.quantized._recipes import RECIPES
 from uqlib.quantized._scheme import (
@@ -261,25 +262,67 @@ def seen(model, X, name, done):
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "gptq+cd", "cd"])
+@pytest.mark.parametrize("transform", [(), ("smooth", "hadamard")])
+@pytest.mark.parametrize("ranges", [None, "dynamic", "static"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_layers_repeat_the_float_model_by_ridge_and_without_bias(rounding, weighted):
+def test_layers_repeat_the_float_model_by_ridge_and_without_bias(
+    rounding, transform, ranges, weighted
+):
     model, X = network((6, 16, 16, 2)), rows()
     r = np.random.default_rng(4).uniform(0.5, 2, 50) if weighted else np.ones(50)
-    parts = {"weights": "int3", "target": "fp", "rounding": rounding}
+    parts = {
+        "weights": "int3",
+        "target": "fp",
+        "rounding": rounding,
+        "transform": transform,
+        "activations": ranges and "int4",
+        "activation_range": ranges or "dynamic",
+    }
     layers = quantized(model, X, r if weighted else None, **parts)
     root, done = np.sqrt(r / r.sum())[:, None], {}
     for spec in model.layers:
-        f, q = (seen(model, X, spec.name, known) for known in ({}, done))
+        f, inputs = (seen(model, X, spec.name, known) for known in ({}, done))
         layer = done[spec.name] = layers[spec.name]
+        q = seen_inputs(inputs, layer.transforms, layer.activation)
+        exact, weight = f @ spec.weight.T, spec.weight
+        for each in layer.transforms:
+            weight = each.weight(weight)
         n_in = q.shape[1]
         ridge = np.sqrt(0.01 * np.sum((root * q) ** 2) / n_in)
         left = np.vstack([root * q, ridge * np.eye(n_in)])
-        right = np.vstack([root * (f @ spec.weight.T), ridge * spec.weight.T])
+        right = np.vstack([root * exact, ridge * weight.T])
         target = np.linalg.lstsq(left, right, rcond=None)[0].T
         error = root * (q @ (layer.transformed_weight() - target).T)
         assert layer.details["loss"] == pytest.approx(np.sum(error**2))
-        exact = f @ spec.weight.T + spec.bias
-        np.testing.assert_allclose(r @ (layer(q) - exact) / r.sum(), 0, atol=1e-6)
+        change = layer(inputs) - exact - spec.bias
+        np.testing.assert_allclose(r @ change / r.sum(), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.1])
+@pytest.mark.parametrize("rounding", ["rtn", "gptq+cd"])
+def test_low_rank_leaves_the_residual_of_eckart_and_young(outliers, rounding):
+    model, X = network((12, 10)), rows(60, 12)
+    parts = {"weights": "int2", "rounding": rounding, "outliers": outliers, "rank": 2}
+    layer = quantized(model, X, correction="low_rank", **parts)["layer_0"]
+    rest = replace(layer, low_rank=None).transformed_weight()
+    error = X @ (rest - model.layers[0].weight).T / np.sqrt(len(X))
+    residual = np.sum(np.linalg.svd(error, compute_uv=False)[2:] ** 2)
+    assert (layer.outliers is not None) == (outliers > 0)
+    assert layer.details["loss"] == pytest.approx(residual, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bits", "least", "expected"),
+    [(2, 8, 8), (6, 8, 8), (7, 8, 8), (8, 8, 8), (8, 4, 8), (2, 3, 3), (2, None, 2)],
+)
+def test_the_last_layer_has_at_least_its_bits(bits, least, expected):
+    model, X = network((6, 8, 2)), rows()
+    for layer_bits, last in (((), expected), ({"layer_1": 1}, 1)):
+        scheme = QuantizationScheme(f"int{bits}", rounding="rtn", layer_bits=layer_bits)
+        layers = quantize_network(
+            model, scheme, X, last_layer_bits=least, random_state=None
+        ).layers
+        assert [layer.grid.code_bits for layer in layers.values()] == [bits, last]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -1,7 +1,6 @@
-"""What quantized estimators promise: models unharmed, scikit-learn's habits, errors."""
+"""What quantized estimators promise: models unharmed, scikit-learn's habits."""
 
 import pickle
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -14,20 +13,17 @@ from sklearn.ensemble import (
     BaggingRegressor,
     ExtraTreesRegressor,
     HistGradientBoostingRegressor,
-    RandomForestClassifier,
     VotingRegressor,
 )
-from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_predict
-from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
-from uqlib.exceptions import AlreadyFittedWarning, QuantizationWarning
+from uqlib.exceptions import AlreadyFittedWarning
 from uqlib.quantized import (
     QuantizationScheme,
     QuantizedClassifier,
@@ -158,6 +154,27 @@ def test_several_targets_and_single_precision(scheme):
     assert model.predict(rows).dtype == model.estimator_.predict(rows).dtype
 
 
+def test_networks_of_skorch_are_trained_on_columns():
+    skorch, torch = pytest.importorskip("skorch"), pytest.importorskip("torch")
+    seen = []
+
+    class Loss(torch.nn.MSELoss):
+        """Notes the shapes that it compares."""
+
+        def forward(self, predicted, target):
+            """Return the mean square."""
+            seen.append((predicted.shape, target.shape))
+            return super().forward(predicted, target)
+
+    net = skorch.NeuralNetRegressor(
+        torch.nn.Linear(5, 1), criterion=Loss, max_epochs=1, verbose=0
+    )
+    rows, target = X.astype(np.float32), y.astype(np.float32)[:, None]
+    QuantizedRegressor(net, scheme="w4").fit(rows, target)
+    assert seen
+    assert all(predicted == target for predicted, target in seen)
+
+
 def test_searches_clones_and_pickles():
     search = GridSearchCV(
         make_pipeline(StandardScaler(), QuantizedRegressor(mlp(solver="lbfgs"))),
@@ -193,10 +210,14 @@ def test_weights_reach_training_and_rounding():
     weighted = QuantizedRegressor(Ridge(), **settings).fit(X, y, weight)
     alone = QuantizedRegressor(Ridge(), **settings).fit(X[:40], y[:40])
     np.testing.assert_allclose(weighted.predict(X), alone.predict(X), rtol=1e-10)
-    frozen = FrozenEstimator(Ridge(alpha=10).fit(X, y))
-    moved = X * np.repeat([1.0, 1.0, 1.0, 9.0], 20)[:, None] ** np.arange(5)
-    few = QuantizedRegressor(frozen, **settings).fit(moved, sample_weight=weight)
-    same = QuantizedRegressor(frozen, **settings).fit(moved[:40])
+    # Rows of no weight do not even widen the range of the activations.
+    frozen = FrozenEstimator(Ridge().fit(X, y))
+    settings["scheme"] = QuantizationScheme(
+        activations="int8", activation_range="static"
+    )
+    far = X * np.repeat([1.0, 9.0], 40)[:, None]
+    few = QuantizedRegressor(frozen, **settings).fit(far, sample_weight=weight)
+    same = QuantizedRegressor(frozen, **settings).fit(far[:40])
     np.testing.assert_array_equal(few.predict(X), same.predict(X))
 
 
@@ -247,144 +268,7 @@ def test_sparse_rows_are_taken_by_trees_that_take_them(estimator, takes):
 
 
 # ---------------------------------------------------------------------------
-# Degenerate rows
-
-
-@pytest.mark.parametrize("scheme", ["w4", "w4a8"])
-@pytest.mark.parametrize(
-    "rows",
-    [X[:, :1], X * [1, 0, 1, 0, 1] + 3, np.zeros_like(X), X * 1e-300],
-    ids=["one feature", "constant features", "zeros", "tiny"],
-)
-def test_degenerate_rows(rows, scheme):
-    model = QuantizedRegressor(mlp(), scheme=scheme).fit(rows, y)
-    assert np.isfinite(model.predict(rows)).all()
-
-
-def test_two_rows_are_damped_with_a_warning_and_one_is_an_error():
-    model = mlp().fit(X, y)
-    with pytest.warns(QuantizationWarning, match="the rounding is damped"):
-        quantized = quantize(model, "w4", X[:2])
-    assert np.isfinite(quantized.predict(X)).all()
-    for n_rows in (0, 1):
-        with pytest.raises(ValueError, match="at least 2 rows of calibration"):
-            quantize(model, "w4", X[:n_rows])
-
-
-@pytest.mark.parametrize("scheme", ["w4", "w8a8"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_are_not_finite(scheme, value):
-    model, rows = mlp().fit(X, y), X.copy()
-    rows[3, 2] = value
-    quantized = quantize(model, scheme, X)
-    for ask in (lambda: quantize(model, scheme, rows), lambda: quantized.predict(rows)):
-        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
-            ask()
-
-
-# ---------------------------------------------------------------------------
-# Errors
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_models_for_another_task(frozen):
-    for kind, model, target, message in (
-        (QuantizedRegressor, LogisticRegression(), y_C, "Use QuantizedClassifier"),
-        (QuantizedClassifier, Ridge(), y_C, "Use QuantizedRegressor"),
-    ):
-        if frozen:
-            model = FrozenEstimator(make_pipeline(model).fit(X_C, target))
-        with pytest.raises(ValueError, match=message):
-            kind(model).fit(X_C, target)
-    with pytest.raises(ValueError, match="Use QuantizedRegressor"):
-        quantize(Ridge().fit(X, y), "w4", X, task="classification")
-
-
-@pytest.mark.parametrize("model", [mlp(), Ridge(), make_pipeline(mlp())])
-def test_frozen_models_must_be_fitted(model):
-    with pytest.raises(NotFittedError):
-        quantize(model, "w4", X)
-
-
-@pytest.mark.parametrize("scheme", ["w4", "w8a8"])
-def test_frozen_models_get_their_own_columns(scheme):
-    model = mlp().fit(FRAME, y)
-    with pytest.raises(ValueError, match="X has 3 features, but MLPRegressor"):
-        quantize(mlp().fit(X, y), scheme, X[:, :3])
-    with pytest.raises(ValueError, match="feature names should match"):
-        quantize(model, scheme, FRAME[list("edcba")])
-    with pytest.warns(UserWarning, match="X does not have valid feature names"):
-        quantize(model, scheme, X)
-    found = quantize(model, scheme, FRAME)
-    with pytest.raises(ValueError, match="feature names should match"):
-        found.predict(FRAME[list("edcba")])
-
-
-@pytest.mark.parametrize("model", [mlp(), Ridge()])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite(model, value):
-    model = clone(model).fit(X, y)
-    weights = model.coefs_[1] if hasattr(model, "coefs_") else model.coef_
-    weights.flat[0] = value
-    with pytest.raises(ValueError, match=r"(coef|layer_1).*weights that are not fini"):
-        quantize(model, "w4", X)
-
-
-@pytest.mark.parametrize("part", [{"skip": ("x",)}, {"layer_bits": {"x": 4}}])
-def test_names_of_layers_that_nothing_has(part):
-    scheme = QuantizationScheme("int8", **part)
-    trees = HistGradientBoostingRegressor(max_iter=2)
-    for model in (mlp(), trees):
-        with pytest.raises(ValueError, match=r"do(es)? not have: \['x'\]"):
-            QuantizedRegressor(model, scheme=scheme).fit(X, y)
-    with pytest.raises(ValueError, match="write its part before it"):
-        QuantizedRegressor(voting(), scheme=scheme).fit(X, y)
-    for name in ("estimators_.0.x", "estimators_.1.x"):
-        key, value = next(iter(part.items()))
-        named = {key: (name,) if key == "skip" else {name: value["x"]}}
-        scheme = QuantizationScheme("int8", **named)
-        with pytest.raises(ValueError, match=r"not have: \['x'\]"):
-            QuantizedRegressor(voting(), scheme=scheme).fit(X, y)
-
-
-@pytest.mark.parametrize("method", ["gptq3", 3, ["rtn"]])
-def test_methods_that_do_not_exist(method):
-    with pytest.raises(ValueError, match=r"method=.* must be one of"):
-        QuantizedRegressor(mlp(), method=method).fit(X, y)
-
-
-def test_what_stays_in_float_is_said():
-    with pytest.warns(QuantizationWarning, match="Nothing of the model was"):
-        model = QuantizedRegressor(KNeighborsRegressor()).fit(X, y)
-    np.testing.assert_array_equal(model.drift(X), 0)
-    with pytest.raises(ValueError, match="strict=True, but these parts would stay"):
-        QuantizedRegressor(KNeighborsRegressor(), strict=True).fit(X, y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", QuantizationWarning)
-        model = QuantizedRegressor(mlp(), scheme="w16").fit(X, y)
-    np.testing.assert_array_equal(model.drift(X), 0)
-
-
-def test_a_module_without_layers_warns():
-    torch = pytest.importorskip("torch")
-    with pytest.warns(QuantizationWarning, match="Nothing of the model was"):
-        quantize(torch.nn.Flatten(), "w4", X)
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda model: model.predict(X),
-        lambda model: model.drift(X),
-        lambda model: model.dequantize(),
-        lambda model: model.rows_seen(X),
-        lambda model: model.save("nowhere"),
-    ],
-)
-def test_a_model_must_be_fitted(ask):
-    for model in (QuantizedRegressor(mlp()), QuantizedClassifier(mlp_classifier())):
-        with pytest.raises(NotFittedError):
-            ask(model)
+# Attributes
 
 
 def test_rows_are_recognized():
@@ -394,6 +278,71 @@ def test_rows_are_recognized():
     assert model.rows_seen(X[40:]) == 0
     model.fit(X[40:], y[40:])
     assert model.rows_seen(X[:40]) == 0
+
+
+def test_features_in_raw_units_survive_short_names():
+    units = 10.0 ** np.arange(-4, 6, 2)
+    model = LinearRegression().fit(X * units, y)
+    named = quantize(model, "w8a8", X * units)
+    plain = quantize(model, QuantizationScheme.parse("w8a8"), X * units)
+    assert np.abs(named.drift(X * units)).max() < 0.05
+    assert np.abs(plain.drift(X * units)).max() > 0.2
+    assert quantize(model, X=X * units).drift(X * units) == pytest.approx(
+        named.drift(X * units)
+    )
+
+
+def test_bytes_are_those_of_layers_and_of_what_stays_in_float():
+    model = QuantizedRegressor(mlp(), scheme=QuantizationScheme(skip=("layer_1",)))
+    model.fit(X, y)
+    assert model.nbytes_ == model.layers_.nbytes.sum() + 4 * 7
+    n_parameters = 5 * 6 + 6 + 7
+    assert model.effective_bits_ == 8 * model.nbytes_ / n_parameters
+    assert model.compression_ratio_ == 4 * n_parameters / model.nbytes_
+    assert model.report_.skipped == ["layer_1: left in float by the scheme"]
+    with pytest.raises(ValueError, match="strict=True, but these parts"):
+        model.set_params(strict=True).fit(X, y)
+
+
+def test_last_layers_have_their_least_bits():
+    formats = {}
+    for bits in (None, 2, 6, 8):
+        model = QuantizedRegressor(mlp(), scheme="w4", last_layer_bits=bits)
+        formats[bits] = model.fit(X, y).layers_.weights.tolist()
+    last = {bits: found[-1] for bits, found in formats.items()}
+    assert last == {None: "int4", 2: "int4", 6: "int6", 8: "int8"}
+    assert all(found[0] == "int4" for found in formats.values())
+
+
+def test_random_signs_follow_the_random_state():
+    model = FrozenEstimator(mlp(hidden_layer_sizes=(16,)).fit(X, y))
+    found = [
+        QuantizedRegressor(model, scheme="w3", method="hadamard", random_state=seed)
+        .fit(X)
+        .predict(X)
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 0
+
+
+def test_norms_are_counted():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    module = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+    model = quantize(module, "w4", X)
+    assert model.report_.n_parameters == sum(p.numel() for p in module.parameters())
+    assert model.nbytes_ == model.layers_.nbytes.sum() + 4 * 16
+
+
+def test_dequantized_models_have_rounded_weights_alone():
+    for model in (mlp(), Ridge(), make_pipeline(StandardScaler(), mlp())):
+        quantized = QuantizedRegressor(model, scheme="w4a4").fit(X, y)
+        dequantized = quantized.dequantize()
+        assert type(dequantized) is type(model)
+        assert getattr(dequantized, "steps", [("", dequantized)])[-1][1].get_params()
+        moved = dequantized.predict(X) - quantized.predict(X)
+        assert np.abs(moved).max() > 1e-6  # activations are not rounded
 
 
 @pytest.mark.parametrize("scheme", ["w4", "w3g2"])
@@ -442,11 +391,3 @@ def test_a_module_is_reported_through_its_predictor():
         coverage_report(module, quantized, *rows)
     report = coverage_report(quantized.estimator_, quantized, *rows)
     assert report.n_test == 30
-
-
-def test_forests_by_their_labels():
-    labels = np.array(["x", "y", "z"])[y_C]
-    forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(X_C, labels)
-    model = quantize(forest, X=X_C)
-    np.testing.assert_array_equal(model.predict_proba(X_C), forest.predict_proba(X_C))
-    np.testing.assert_array_equal(model.predict(X_C), forest.predict(X_C))

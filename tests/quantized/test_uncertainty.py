@@ -43,6 +43,16 @@ def test_rows_of_the_quantization_must_not_calibrate(data):
             calibrator.calibrate(X[:200], y[:200])
 
 
+def test_rows_are_recognized_in_other_types(data):
+    X, y = data
+    model = quantized(X[:200], y[:200])
+    assert model.rows_seen(X[:200]) == 1
+    assert model.rows_seen(X[:200].astype(np.float32)) == 1
+    assert model.rows_seen(np.asfortranarray(X[150:250])) == 0.5
+    assert model.rows_seen(X[200:]) == 0
+    assert model.rows_seen([["a"] * 10]) == 0
+
+
 def test_a_model_that_is_fitted_inside_does_not_see_calibration_rows(data):
     X, y = data
     model = uqlib.SplitConformalRegressor(

@@ -10,7 +10,7 @@ from sklearn.base import (
     is_classifier,
     is_regressor,
 )
-from sklearn.utils import _safe_indexing, check_random_state, column_or_1d
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,7 +22,11 @@ from uqlib.exceptions import QuantizationWarning, warn_user
 from uqlib.quantized._driver import n_calibration_rows
 from uqlib.quantized._fingerprint import row_fingerprints, share_seen
 from uqlib.quantized._open import OpenedModel, open_model
-from uqlib.quantized._open_torch import is_torch_module, torch_predictor
+from uqlib.quantized._open_torch import (
+    is_torch_model,
+    is_torch_module,
+    torch_predictor,
+)
 from uqlib.quantized._parts import quantize_part
 from uqlib.quantized._report import fitted_report
 from uqlib.quantized._resolve import (
@@ -111,13 +115,12 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
         model = self._float_model(X, y, weight)
         opened = open_model(model)
         random_state = check_random_state(self.random_state)
-        rows, weight = _rows_that_count(X, weight)
         names = [part.name for part in opened.parts]
         parts = {
             part.name: quantize_part(
                 part.adapter,
                 part_scheme(scheme, part.name, names),
-                part.inputs(rows),
+                part.rows(X),
                 last_layer_bits=self.last_layer_bits,
                 random_state=random_state,
                 row_weight=weight,
@@ -245,8 +248,9 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         estimator
-            It predicts the same bits as the model that was saved. The rows that it was
-            calibrated on are not remembered: `rows_seen` is 0.
+            It predicts the same bits as the model that was saved, in a pipeline after
+            the steps of the one that is given. The rows that it was calibrated on are
+            not remembered: `rows_seen` is 0.
 
         Raises
         ------
@@ -269,7 +273,6 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
             return torch_predictor(self._as_it_stands(), self._task, X)
         if is_frozen(self.estimator):
             check_is_fitted(self.estimator)
-            check_X(self._as_it_stands(), X, reset=False)  # its own columns, in order
             return self.estimator
         if y is None:
             raise ValueError(
@@ -279,7 +282,9 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
                 "call quantize(estimator, scheme, X)."
             )
         warn_if_fitted(self.estimator, self)
-        return clone_and_fit(self.estimator, X, _one_dimensional(y), weight)
+        # A network of skorch that is given one column compares with one column.
+        target = y if is_torch_model(self.estimator) else _one_dimensional(y)
+        return clone_and_fit(self.estimator, X, target, weight)
 
     def _as_it_stands(self) -> Any:
         return self.estimator.estimator if is_frozen(self.estimator) else self.estimator
@@ -337,11 +342,3 @@ def _one_dimensional(y: Any) -> Any:
     """Return a column as scikit-learn flattens it, and several targets as they are."""
     shape = np.asarray(y).shape
     return column_or_1d(y, warn=True) if shape[1:] == (1,) else y
-
-
-def _rows_that_count(X: Any, weight: FloatArray | None) -> tuple[Any, Any]:
-    """Return the rows of positive weight: the others must not even widen a range."""
-    if weight is None or weight.all():
-        return X, weight
-    kept = np.flatnonzero(weight)
-    return _safe_indexing(X, kept), weight[kept]

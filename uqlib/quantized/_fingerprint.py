@@ -56,9 +56,10 @@ def _words(X: Any) -> NDArray[np.uint64] | None:
         return None
     if values.ndim < 2 or 0 in values.shape:
         return None
-    # -0.0 + 0.0 is 0.0, so that equal rows have equal bits.
-    flat = np.ascontiguousarray(values.reshape(len(values), -1) + 0.0)
-    return flat.view(np.uint64)
+    # In single precision, so that rows are the same in either; -0.0 + 0.0 is 0.0.
+    with np.errstate(over="ignore"):
+        flat = values.reshape(len(values), -1).astype(np.float32) + np.float32(0)
+    return flat.view(np.uint32).astype(np.uint64)
 
 
 def _hashed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

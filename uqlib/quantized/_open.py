@@ -9,6 +9,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 
 from uqlib._quantile_models import is_transformer
+from uqlib._validation import check_X
 from uqlib.exceptions import QuantizationWarning, warn_user
 from uqlib.quantized._adapter import SkippedLayer
 from uqlib.quantized._composites import (
@@ -36,6 +37,13 @@ class ModelPart(NamedTuple):
     name: str
     adapter: Any
     inputs: Callable[[Any], Any]
+
+    def rows(self, X: Any) -> Any:
+        """Return what enters the part, if it has the columns of its float model."""
+        rows, model = self.inputs(X), getattr(self.adapter, "model", None)
+        if hasattr(model, "n_features_in_"):
+            check_X(model, rows, reset=False)
+        return rows
 
 
 @dataclass(frozen=True)
