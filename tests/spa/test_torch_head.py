@@ -221,13 +221,14 @@ def test_a_mirrored_target_swaps_the_sides():
 
 
 def test_losses_by_hand():
-    from uqlib.spa._torch_training import coverage_loss, mean_over, pinball_loss
+    from uqlib.spa._torch_training import coverage_loss, mean_over, pinball
 
     values, up = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False])
     assert mean_over(values, up).item() == 1.5
     q = torch.tensor([2.0, 1.0, 5.0])
     # Errors -1 and 1 of the two rows.
-    assert pinball_loss(q, values, up, 0.9).item() == pytest.approx((0.1 + 0.9) / 2)
+    loss = mean_over(pinball(values - q, 0.9), up).item()
+    assert loss == pytest.approx((0.1 + 0.9) / 2)
     # One of two rows is covered, 0.4 too few: by 1 too short.
     assert coverage_loss(q, values, up, 0.9).item() == pytest.approx(0.4)
     # 0.25 too many: by 1 too wide.

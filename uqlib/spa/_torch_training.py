@@ -188,21 +188,30 @@ class HeadModule(nn.Module):
         return torch.where(self.logistic, outputs.sigmoid(), value)
 
     def _side_losses(self, outputs: Tensor, residuals: Tensor) -> Tensor:
-        # In the order of REGRESSION_HEADS.
-        mar, mar_up, mar_down, quantile_up, quantile_down, _ = self._linked(outputs).T
+        # In the order of REGRESSION_HEADS. A step is a few small operations, whose
+        # number is what it costs: heads are computed together.
+        values, size = self._linked(outputs)[:, :5], residuals.abs()
         up = residuals > 0  # an exact zero is below
-        size = residuals.abs()
-        by_coverage = self.training and self.quantile_loss == "coverage"
-        quantile_loss = coverage_loss if by_coverage else pinball_loss
-        share = functional.binary_cross_entropy_with_logits
-        return torch.stack(
+        error = size[:, None] - values
+        squares, sides = error[:, :3].square(), torch.stack([up, ~up], dim=1)
+        if self.training and self.quantile_loss == "coverage":
+            quantile_losses = torch.stack(
+                [
+                    coverage_loss(values[:, 3 + k], size, sides[:, k], self.level)
+                    for k in range(2)
+                ]
+            )
+        else:
+            quantile_losses = mean_over(pinball(error[:, 3:], self.level), sides)
+        share = functional.binary_cross_entropy_with_logits(
+            outputs[:, 5], up.to(outputs.dtype)
+        )
+        return torch.cat(
             [
-                (mar - size).square().mean(),
-                mean_over((mar_up - size).square(), up),
-                mean_over((mar_down - size).square(), ~up),
-                quantile_loss(quantile_up, size, up, self.level),
-                quantile_loss(quantile_down, size, ~up, self.level),
-                share(outputs[:, 5], up.to(outputs.dtype)),
+                squares[:, 0].mean()[None],
+                mean_over(squares[:, 1:], sides),
+                quantile_losses,
+                share[None],
             ]
         )
 
@@ -212,38 +221,35 @@ def mean_over(values: Tensor, rows: Tensor) -> Tensor:
 
     Parameters
     ----------
-    values : Tensor of shape (n_samples,)
+    values : Tensor of shape (n_samples,) or (n_samples, n_sides)
         Finite.
-    rows : Tensor of bool of shape (n_samples,)
-        The side.
+    rows : Tensor of bool of the same shape
+        The side, or the sides.
 
     Returns
     -------
-    Tensor of shape ()
+    Tensor of shape () or (n_sides,)
         A mean over no rows would be NaN; so would be the loss that it is part of.
     """
-    return (values * rows).sum() / rows.sum().clamp(min=1)
+    return (values * rows).sum(dim=0) / rows.sum(dim=0).clamp(min=1)
 
 
-def pinball_loss(q: Tensor, targets: Tensor, rows: Tensor, level: float) -> Tensor:
-    """Return the mean pinball loss over the rows of a side.
+def pinball(error: Tensor, level: float) -> Tensor:
+    """Return the pinball loss of each error.
 
     Parameters
     ----------
-    q, targets : Tensor of shape (n_samples,)
-        Quantiles and what they are quantiles of.
-    rows : Tensor of bool of shape (n_samples,)
-        The side.
+    error : Tensor of any shape
+        Targets minus quantiles.
     level : float
         In (0, 1).
 
     Returns
     -------
-    Tensor of shape ()
-        The loss.
+    Tensor of the same shape
+        The losses.
     """
-    error = targets - q
-    return mean_over(torch.maximum(level * error, (level - 1) * error), rows)
+    return torch.maximum(level * error, (level - 1) * error)
 
 
 def coverage_loss(q: Tensor, targets: Tensor, rows: Tensor, level: float) -> Tensor:
