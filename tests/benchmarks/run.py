@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller, not written")
-    quick = parser.parse_args(arguments).quick
+    parser.add_argument("--add", help="one module, as bench_spa: its rows alone")
+    parsed = parser.parse_args(arguments)
+    quick = parsed.quick
     # A bare checkout is enough, as for the tests.
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
     import bench_aggregation
@@ -37,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import bench_rows
     import bench_spa
 
+    if parsed.add:
+        add_rows(import_module(parsed.add))
+        return
     print(machine(), flush=True)
     results = []
     modules = (
@@ -62,6 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch_cost.main()
     peers.main()
     real_data.main()
+
+
+def add_rows(module) -> None:
+    """Measure one module and put its rows in the place of theirs in the table."""
+    head, *rows = TABLE.read_text(encoding="utf-8").split("   * - ")
+    found = [result.cells() for result in module.run(False)]
+    names = {(cells[0], cells[1]) for cells in found}
+    kept = [row for row in rows if tuple(row.split("\n     - ")[:2]) not in names]
+    new = ["\n     - ".join(cells) + "\n" for cells in found]
+    TABLE.write_text("   * - ".join([head, *kept, *new]), encoding="utf-8")
+    print("\n".join("  ".join(cells) for cells in found))
 
 
 def as_rst(results: Sequence[_timing.Result]) -> str:
