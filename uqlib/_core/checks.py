@@ -1,5 +1,6 @@
 """Checks of plain arrays and levels, shared by the whole mathematical core."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -214,3 +215,19 @@ def as_1d(values: ArrayLike, name: str) -> FloatArray:
         )
     check_no_nan(array, name)
     return array
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse a value that is none of those allowed.
+
+    Parameters
+    ----------
+    name : str
+        The parameter.
+    value : object
+        What was passed for it.
+    allowed : sequence
+        What it may be.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}.")

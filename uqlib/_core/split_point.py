@@ -25,7 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uqlib._core.checks import check_rows, check_sample_weight, check_target
+from uqlib._core.checks import (
+    check_choice,
+    check_rows,
+    check_sample_weight,
+    check_target,
+)
 from uqlib._typing import ArrayLike, FloatArray
 
 _KINDS = ("raw", "sqrt", "relative")
@@ -196,7 +201,7 @@ def self_consistency_discrepancy(
     >>> self_consistency_discrepancy([1.5, 1.0], [3.0, 1.0], [1.0, 2.0])
     array([0., 1.])
     """
-    _check_choice("kind", kind, _KINDS)
+    check_choice("kind", kind, _KINDS)
     means = _check_means(mar, mar_up, mar_down)
     return _plain(_discrepancy(means[0], means[1], means[2], kind))
 
@@ -262,7 +267,7 @@ def sds_widening_factors(
     >>> round(up, 6), down
     (1.875, 2.0)
     """
-    _check_choice("degenerate", degenerate, _DEGENERATE)
+    check_choice("degenerate", degenerate, _DEGENERATE)
     if not cap >= 1:
         raise ValueError(
             f"cap must be at least 1, got {cap!r}: a factor of 1 widens nothing. Pass "
@@ -333,11 +338,6 @@ def _check_means(
         raise ValueError(
             f"The means must have one shape, got {shapes}: pass one value a row."
         ) from error
-
-
-def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}.")
 
 
 def _plain(values: FloatArray) -> Any:

@@ -9,7 +9,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 from uqlib._class_predictions import label_columns, model_classes
-from uqlib._core.checks import check_sample_weight
+from uqlib._core.checks import check_choice, check_sample_weight
 from uqlib._core.venn_abers import (
     VennAbersSteps,
     mean_pairs,
@@ -201,8 +201,8 @@ class VennAbersCalibrator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             Fitted and calibrated.
         """
         X, y = check_X_labels(self, X, y, reset=True)
-        _check_choice("method", self.method, ("inductive", "cross"))
-        _check_choice("merge", self.merge, ("log", "brier"))
+        check_choice("method", self.method, ("inductive", "cross"))
+        check_choice("merge", self.merge, ("log", "brier"))
         weight = check_sample_weight(sample_weight, y.size)
         self._check_groups(groups)
         warn_if_fitted(self.estimator, self)
@@ -370,8 +370,3 @@ def _model_steps(scores: FloatArray, columns: Any, first: int) -> list[Any]:
         tuple(venn_abers_steps(score, columns == k))
         for k, score in enumerate(scores.T, start=first)
     ]
-
-
-def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}.")

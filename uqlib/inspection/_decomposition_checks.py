@@ -67,12 +67,6 @@ def check_unit(unit: Any) -> tuple[str | None, str | None]:
     return unit[0], unit[1]
 
 
-def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse what is none of the names allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}.")
-
-
 def check_bars(display: Any, scale: str) -> None:
     """Refuse bars that cannot be stacked or colored."""
     remedy = "Pass kind='scatter'."

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _num_samples
 
-from uqlib._core.checks import check_rows
+from uqlib._core.checks import check_choice, check_rows
 from uqlib._predictions import predict_uncertainty, uncertainty_field
 from uqlib._typing import ArrayLike
 from uqlib.inspection._decomposition_checks import (
     check_bars,
-    check_choice,
     check_errors,
     check_group_of_rows,
     check_one_color,
@@ -18,7 +17,7 @@ from uqlib.inspection._decomposition_checks import (
     check_unit,
     own_unit,
 )
-from uqlib.inspection._interval_display import _even_steps, check_matplotlib
+from uqlib.inspection._interval_display import check_matplotlib, even_steps
 from uqlib.inspection._selective_risk_inputs import row_losses
 
 _KINDS, _SCALES = ("scatter", "bars"), ("linear", "log")
@@ -186,7 +185,7 @@ class UncertaintyDecompositionDisplay:
 
         # Halved, so that no sum is infinite.
         order = np.argsort(self.aleatoric / 2 + self.epistemic / 2, kind="stable")
-        ranks = _even_steps(order.size, max_rows)
+        ranks = even_steps(order.size, max_rows)
         name = self.name if name is None else name
         where = {"rows": order[ranks], "name": name}
         if kind == "scatter":

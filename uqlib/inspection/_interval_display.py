@@ -146,7 +146,7 @@ class PredictionIntervalDisplay:
         from uqlib.inspection import _mpl_intervals
 
         rows = _sorted_rows(self.y_interval, self.y_pred)
-        ranks = _even_steps(rows.size, max_rows)
+        ranks = even_steps(rows.size, max_rows)
         artists = _mpl_intervals.draw_intervals(
             self,
             ax,
@@ -316,7 +316,7 @@ def _midpoints(y_interval: FloatArray) -> FloatArray:
     return lower / 2 + upper / 2
 
 
-def _even_steps(n_samples: int, max_rows: Any) -> NDArray[np.intp]:
+def even_steps(n_samples: int, max_rows: Any) -> NDArray[np.intp]:
     """Return at most max_rows positions from the first to the last, evenly spaced."""
     if max_rows is None:
         return np.arange(n_samples)

@@ -6,11 +6,11 @@ from matplotlib.lines import Line2D
 from uqlib.inspection._mpl_intervals import legend_above, new_axes, styled
 
 # Okabe and Ito's palette: distinct for every kind of color vision.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-_MARKERS = ("o", "s", "D", "^", "v")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+MARKERS = ("o", "s", "D", "^", "v")
 # By these names a display finds what earlier ones drew on the same axes.
 _REFERENCE, _POINTS = "uqlib-coverage-reference", "uqlib-coverage-points"
-_INK, _GRAY = "#222222", "#666666"
+INK, GRAY = "#222222", "#666666"
 
 
 def draw_levels(display, ax, name, kwargs):
@@ -92,10 +92,10 @@ def draw_groups(display, ax, name, kwargs):
 
 def _draw_points(ax, display, x, y, along, name, kwargs):
     series = _count_points(ax)
-    color = _COLORS[series % len(_COLORS)]
+    color = COLORS[series % len(COLORS)]
     defaults = {
         "color": color,
-        "marker": _MARKERS[series % len(_MARKERS)],
+        "marker": MARKERS[series % len(MARKERS)],
         "markersize": 5.5,
         "markeredgecolor": "white",
         "markeredgewidth": 0.6,
@@ -121,14 +121,14 @@ def _draw_diagonal(ax):
     (line,) = ax.plot(
         [0, 1],
         [0, 1],
-        color=_INK,
+        color=INK,
         linewidth=1,
         linestyle="--",
         label="nominal",
         zorder=1,
     )
     line.set_gid(_REFERENCE)
-    style = {"transform": ax.transAxes, "color": _GRAY, "fontsize": "small"}
+    style = {"transform": ax.transAxes, "color": GRAY, "fontsize": "small"}
     ax.text(0.04, 0.96, "covers more than asked", va="top", **style)
     ax.text(0.96, 0.40, "covers less than asked", ha="right", **style)
     return line
@@ -145,7 +145,7 @@ def _draw_nominal(ax, display, y):
         levels if whole else display.nominal,
         -0.6 if whole else y - 0.5,
         y.size - 0.4 if whole else y + 0.5,
-        color=_INK,
+        color=INK,
         linewidth=1,
         linestyle="--",
         label=label,

@@ -8,15 +8,15 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.ticker import MaxNLocator
 
 from uqlib.inspection._coverage_points import check_groups
-from uqlib.inspection._mpl_coverage import _COLORS, _GRAY, _INK, _MARKERS
-from uqlib.inspection._mpl_intervals import _PALE_BLUE, legend_above, new_axes, styled
+from uqlib.inspection._mpl_coverage import COLORS, GRAY, INK, MARKERS
+from uqlib.inspection._mpl_intervals import PALE_BLUE, legend_above, new_axes, styled
 
 # By these names a display finds what earlier ones drew on the same axes.
 _POINTS, _BARS = "uqlib-decomposition-points", "uqlib-decomposition-bars"
 _LEGEND_WIDTH = 40  # characters: longer names are broken into lines
 # On a log scale what is smaller than this part of the largest value counts as zero.
 _NEGLIGIBLE = 1e-6
-_FILL = {"aleatoric": _PALE_BLUE, "epistemic": "#E69F00"}
+_FILL = {"aleatoric": PALE_BLUE, "epistemic": "#E69F00"}
 
 
 class DecompositionArtists(NamedTuple):
@@ -114,7 +114,7 @@ def _draw_by_error(ax, display, rows, name, kwargs):
     style = {
         "c": display.errors[rows],
         "cmap": "viridis",
-        "marker": _MARKERS[len(_points_on(ax)) % len(_MARKERS)],
+        "marker": MARKERS[len(_points_on(ax)) % len(MARKERS)],
         "label": _label(name, rows.size, display.errors.size),
     }
     if earlier:  # the same color is the same error
@@ -135,11 +135,11 @@ def _draw_by_label(ax, display, rows, name, kwargs):
     labels, code = _labels_of(display)
     for k, label in enumerate(labels):
         drawn = rows[code[rows] == k]
-        turn = (series + k) // len(_COLORS)  # no two of 25 look the same
+        turn = (series + k) // len(COLORS)  # no two of 25 look the same
         text = ": ".join(str(t) for t in (name, label) if t is not None)
         style = {
-            "facecolor": _COLORS[(series + k) % len(_COLORS)],
-            "marker": _MARKERS[(series + k + turn) % len(_MARKERS)],
+            "facecolor": COLORS[(series + k) % len(COLORS)],
+            "marker": MARKERS[(series + k + turn) % len(MARKERS)],
             "alpha": 0.8 if len(labels) > 1 else None,
             "label": _label(text, drawn.size, int(np.sum(code == k))),
         }
@@ -231,7 +231,7 @@ def _draw_legend(ax):
     for entry in legend.legend_handles:
         if isinstance(entry, PathCollection) and entry.get_array() is not None:
             entry.set_array(None)  # its marker tells, its color is no error
-            entry.set_facecolor(_GRAY)
+            entry.set_facecolor(GRAY)
 
 
 def _add_bars(ax, ranks, low, high, label, kwargs):
@@ -263,7 +263,7 @@ def _draw_errors(ax, display, rows, ranks, total, kwargs):
     if display.errors is None:
         return []
     errors = display.errors[rows]
-    style = {"facecolor": _INK, "linewidth": 0.5, "edgecolor": "white", "zorder": 2}
+    style = {"facecolor": INK, "linewidth": 0.5, "edgecolor": "white", "zorder": 2}
     if errors.dtype.kind == "b":
         x, y = ranks[errors], total[errors]
         n_wrong, n_samples = int(display.errors.sum()), display.errors.size

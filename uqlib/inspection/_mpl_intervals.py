@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from uqlib._core.losses import covered
 
 # From Okabe and Ito's palette: distinct for every kind of color vision.
-_BLUE, _PALE_BLUE, _VERMILLION, _INK = "#0072B2", "#A9CCE3", "#D55E00", "#222222"
+_BLUE, PALE_BLUE, _VERMILLION, INK = "#0072B2", "#A9CCE3", "#D55E00", "#222222"
 # An infinite bar ends this many heights of the data outside: out of sight even
 # after the user has zoomed out.
 _FAR = 100.0
@@ -174,7 +174,7 @@ def legend_above(ax, handles, n_columns, title=None):
 def _with_defaults(display, room, styles):
     level = display.confidence_level
     bars = {
-        "color": _PALE_BLUE,
+        "color": PALE_BLUE,
         "linewidth": np.clip(0.55 * room, 0.7, 6.0),
         "label": "interval" if level is None else f"{100 * level:.10g} % interval",
         "zorder": 1.5,
@@ -223,7 +223,7 @@ def _draw_bars(ax, ranks, y_true, y_interval, style):
 def _draw_prediction(ax, display, rows, ranks):
     if display.y_pred is None:
         return None
-    style = {"color": _INK, "linewidth": 1.1, "label": "prediction", "zorder": 1.8}
+    style = {"color": INK, "linewidth": 1.1, "label": "prediction", "zorder": 1.8}
     return ax.plot(ranks, display.y_pred[rows], **style)[0]
 
 

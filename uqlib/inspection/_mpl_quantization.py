@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from uqlib.inspection._mpl_coverage import _COLORS, _GRAY, _INK, _MARKERS
+from uqlib.inspection._mpl_coverage import COLORS, GRAY, INK, MARKERS
 from uqlib.inspection._mpl_intervals import styled
 
 # By these names a display finds what earlier ones drew on the same axes.
@@ -54,8 +54,8 @@ def draw_quantization(display, ax, *, name, coverage_kwargs, width_kwargs):
     middle = 3 * turn
     reference = _draw_references(display, upper, lower)
     style = {
-        "color": _COLORS[series % len(_COLORS)],
-        "marker": _MARKERS[series % len(_MARKERS)],
+        "color": COLORS[series % len(COLORS)],
+        "marker": MARKERS[series % len(MARKERS)],
         "markersize": 5.5,
         "linestyle": "none" if _named(display) else "-",
         "zorder": 3,
@@ -159,7 +159,7 @@ def _draw_references(display, upper, lower):
                 f"is {label}. Draw it on other axes."
             )
         return earlier[0]
-    style = {"color": _INK, "linewidth": 1, "linestyle": "--", "zorder": 1}
+    style = {"color": INK, "linewidth": 1, "linestyle": "--", "zorder": 1}
     reference = upper.axhline(display.confidence_level, label=label, **style)
     reference.set_gid(_REFERENCE)
     lower.axhline(1.0, label="float model", **style)
@@ -209,5 +209,5 @@ def _label_axes(display, upper, lower):
         ax.grid(axis="y", color="#E6E6E6", linewidth=0.8)
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(axis="x", colors=_GRAY, labelcolor=_INK)
+        ax.tick_params(axis="x", colors=GRAY, labelcolor=INK)
         ax.legend(loc="best", fontsize="small", frameon=False)

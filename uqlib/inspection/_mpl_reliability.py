@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from uqlib.inspection._mpl_coverage import _COLORS, _INK, _MARKERS
+from uqlib.inspection._mpl_coverage import COLORS, INK, MARKERS
 from uqlib.inspection._mpl_intervals import new_axes, styled
 
 # By these names a display finds what earlier ones drew on the same axes.
@@ -133,8 +133,8 @@ def series_style(ax, gid):
     """
     series = sum(line.get_gid() == gid for line in ax.lines)
     return {
-        "color": _COLORS[series % len(_COLORS)],
-        "marker": _MARKERS[series % len(_MARKERS)],
+        "color": COLORS[series % len(COLORS)],
+        "marker": MARKERS[series % len(MARKERS)],
         "markersize": 5.5,
         "markeredgecolor": "white",
         "markeredgewidth": 0.6,
@@ -161,7 +161,7 @@ def draw_diagonal(ax, label, gid):
         The line.
     """
     (line,) = ax.plot(
-        [0, 1], [0, 1], color=_INK, linewidth=1, linestyle="--", label=label, zorder=1.2
+        [0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label=label, zorder=1.2
     )
     line.set_gid(gid)
     return line

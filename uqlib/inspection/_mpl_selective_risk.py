@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import same_color
 from matplotlib.lines import Line2D
 
-from uqlib.inspection._mpl_coverage import _COLORS, _INK
+from uqlib.inspection._mpl_coverage import COLORS, INK
 from uqlib.inspection._mpl_intervals import new_axes, styled
 
 # By these names a display finds what earlier ones drew on the same axes.
@@ -64,7 +64,7 @@ def _draw_curve(ax, display, kind, name, kwargs):
     if kind == "sparsification":
         area = ("AUSE", display.sparsification_error_)
     defaults = {
-        "color": _COLORS[series % len(_COLORS)],
+        "color": COLORS[series % len(COLORS)],
         "linewidth": 1.8,
         "drawstyle": "steps-pre",
         "label": _label(name or "by uncertainty", *area),
@@ -105,9 +105,9 @@ def _draw_reference(ax, points, gid, color, look, kwargs):
     """Draw a line, or take the one that is there already."""
     for line in ax.lines:
         if line.get_gid() == gid and _same(line, points):
-            if any(same_color(line.get_color(), c) for c in _COLORS):
+            if any(same_color(line.get_color(), c) for c in COLORS):
                 # It belongs to more than one curve now.
-                line.set_color(_INK)
+                line.set_color(INK)
             if kwargs:
                 line.set(**styled({}, kwargs, Line2D))
             return line
@@ -162,7 +162,7 @@ def _draw_legend(ax):
     for handle, entry in zip(handles, legend.legend_handles, strict=True):
         # Several oracles are in several colors: one entry stands for all.
         if handle.get_gid() in (_ORACLE, _RANDOM) and drawn.count(handle.get_gid()) > 1:
-            entry.set_color(_INK)
+            entry.set_color(INK)
 
 
 def _refuse_other_kind(ax, kind):

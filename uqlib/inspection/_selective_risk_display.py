@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from uqlib._core.checks import check_choice
 from uqlib._core.selective_checks import check_losses
 from uqlib._typing import ArrayLike
 from uqlib.inspection._interval_display import check_matplotlib
@@ -193,8 +194,7 @@ class SelectiveRiskDisplay:
             If `kind` is unknown, or `ax` has a SelectiveRiskDisplay of the other kind.
         """
         check_matplotlib(type(self).__name__)
-        if kind not in _KINDS:
-            raise ValueError(f"kind must be one of {list(_KINDS)}, got {kind!r}.")
+        check_choice("kind", kind, _KINDS)
         from uqlib.inspection import _mpl_selective_risk
 
         artists = _mpl_selective_risk.draw_selective_risk(

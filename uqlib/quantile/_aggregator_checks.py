@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.utils import check_scalar
 
 from uqlib._core.aggregation import RESOLUTIONS
+from uqlib._core.checks import check_choice
 from uqlib._core.levels import check_quantiles, levels_from_names
 from uqlib._core.weight_program import CONSTRAINTS
 from uqlib._typing import FloatArray
@@ -43,10 +44,7 @@ def check_parameters(aggregator: Any) -> None:
     """
     parameters = aggregator.get_params(deep=False)
     for name, allowed in _CHOICES.items():
-        if parameters[name] not in allowed:
-            raise ValueError(
-                f"{name} must be one of {list(allowed)}, got {parameters[name]!r}."
-            )
+        check_choice(name, parameters[name], allowed)
     check_non_crossing(aggregator.non_crossing)
     for name, least in _COUNTS.items():
         if parameters[name] is not None:

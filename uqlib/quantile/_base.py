@@ -9,6 +9,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
+from uqlib._core.checks import check_choice
 from uqlib._core.monotone import (
     bracket,
     interpolate_level,
@@ -76,10 +77,7 @@ def check_non_crossing(non_crossing: Any) -> None:
     non_crossing : object
         The parameter.
     """
-    if non_crossing not in NON_CROSSING:
-        raise ValueError(
-            f"non_crossing must be one of {list(NON_CROSSING)}, got {non_crossing!r}."
-        )
+    check_choice("non_crossing", non_crossing, NON_CROSSING)
 
 
 def check_hidden(hidden: Any) -> None:

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from uqlib._core.checks import check_not_a_date, check_sample_weight
+from uqlib._core.checks import check_choice, check_not_a_date, check_sample_weight
 from uqlib._core.levels import check_quantiles, level_indices
 from uqlib._core.linear_quantile import SOLVERS, fit_linear_quantiles
 from uqlib._typing import FloatArray
@@ -228,10 +228,7 @@ class LinearQuantileRegressor(QuantileRegressorMixin, BaseEstimator):
                 f"max_iter must be an integer of at least 1, got {self.max_iter!r}. "
                 "Few problems need more than 50 steps."
             )
-        if self.solver not in SOLVERS:
-            raise ValueError(
-                f"solver must be one of {list(SOLVERS)}, got {self.solver!r}."
-            )
+        check_choice("solver", self.solver, SOLVERS)
         check_non_crossing(self.non_crossing)
 
     def _warn_of_gaps(self, relative_gap: FloatArray) -> None:

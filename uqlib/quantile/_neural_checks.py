@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import bdtr, bdtrc
 from sklearn.utils import check_scalar
 
+from uqlib._core.checks import check_choice
 from uqlib._core.crossing import margin_offsets
 from uqlib._typing import BoolArray, FloatArray
 from uqlib.exceptions import UncertaintyWarning, warn_user
@@ -42,10 +43,7 @@ def check_parameters(regressor: Any) -> None:
     """
     parameters = regressor.get_params(deep=False)
     for name, allowed in _CHOICES.items():
-        if parameters[name] not in allowed:
-            raise ValueError(
-                f"{name} must be one of {list(allowed)}, got {parameters[name]!r}."
-            )
+        check_choice(name, parameters[name], allowed)
     check_non_crossing(regressor.non_crossing)
     for name, (low, high, included) in _NUMBERS.items():
         bounds = {"min_val": low, "max_val": high, "include_boundaries": included}

@@ -96,7 +96,7 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
             calibration, such as it was trained on. Conformal calibration must use
             others.
         y : array-like of shape (n_samples,), default=None
-            Target; not used where the estimator is used as it stands.
+            Targets or labels; not used where the estimator is used as it stands.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows in training, and in the rounding of dense layers.
 
@@ -132,6 +132,8 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
         asked = scheme is None or scheme.weights is not None
         self._check_skipped(report.skipped, len(report.layers) > 0 or not asked)
         self._set_quantized(model, opened, parts, report)
+        if self._task == "classification":
+            self.classes_ = model.classes_
         self.scheme_ = scheme if scheme is not None else "auto"
         self._fingerprints = row_fingerprints(X)
         return self

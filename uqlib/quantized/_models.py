@@ -299,29 +299,6 @@ class QuantizedClassifier(ClassifierMixin, BaseQuantizedModel):
         """
         return self._ask("decision_function", X)  # type: ignore[no-any-return]
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit the estimator unless it is used as it stands, then quantize it.
-
-        Parameters
-        ----------
-        X : {array-like, dataframe} of shape (n_samples, n_features)
-            Rows of training; for a `FrozenEstimator` or a torch module rows of
-            calibration, such as it was trained on. Conformal calibration must use
-            others.
-        y : array-like of shape (n_samples,), default=None
-            Labels; not used where the estimator is used as it stands.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in training, and in the rounding of dense layers.
-
-        Returns
-        -------
-        self : object
-            Fitted and quantized.
-        """
-        super().fit(X, y, sample_weight)
-        self.classes_ = self.estimator_.classes_
-        return self
-
     def _drift_method(self) -> str:
         has_proba = hasattr(self.estimator_, "predict_proba")
         return "predict_proba" if has_proba else "decision_function"

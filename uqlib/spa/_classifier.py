@@ -11,7 +11,7 @@ from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 from uqlib._class_predictions import label_columns, model_classes, predict_proba
-from uqlib._core.checks import check_sample_weight
+from uqlib._core.checks import check_choice, check_sample_weight
 from uqlib._core.split_point_classes import (
     check_gap_threshold,
     sds_classification,
@@ -33,7 +33,6 @@ from uqlib._fitting import (
 from uqlib._typing import FloatArray
 from uqlib._validation import check_X, check_X_labels, with_input_tags
 from uqlib.spa._classifier_heads import (
-    check_choice,
     fit_heads,
     predict_heads,
     warn_if_interpolating,

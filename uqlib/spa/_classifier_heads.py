@@ -9,10 +9,7 @@ from sklearn.utils.validation import _num_samples
 from uqlib._fitting import clone_and_fit
 from uqlib._typing import FloatArray
 from uqlib.exceptions import UncertaintyWarning, warn_user
-
-# A classifier that leaves less than this share of what the shares of the classes leave
-# knows its training rows by heart.
-_INTERPOLATION = 1e-3
+from uqlib.spa._residuals import INTERPOLATION
 
 
 def fit_heads(
@@ -136,26 +133,10 @@ def warn_if_interpolating(model: Any, proba: FloatArray, columns: Any) -> None:
     left = float(np.mean(1 - proba[np.arange(columns.size), columns]))
     share = np.bincount(columns) / columns.size
     spread = float(np.sum(share * (1 - share)))  # what p = share would leave
-    if spread > 0 and left <= _INTERPOLATION * spread:
+    if spread > 0 and left <= INTERPOLATION * spread:
         warn_user(
             f"{type(model).__name__} gives the right label a probability of 1 on "
             "nearly all rows that it was trained on: its residuals there say nothing "
             "of new rows. Use residuals='oof' or residuals='holdout'.",
             UncertaintyWarning,
         )
-
-
-def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is none of those allowed.
-
-    Parameters
-    ----------
-    name : str
-        The parameter.
-    value : object
-        What was passed for it.
-    allowed : tuple of str
-        What it may be.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}.")

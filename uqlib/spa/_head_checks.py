@@ -9,6 +9,7 @@ from scipy.special import expit, softmax
 from sklearn.utils import check_scalar
 
 from uqlib._class_predictions import label_columns
+from uqlib._core.checks import check_choice
 from uqlib._core.label_checks import check_proba
 from uqlib._core.levels import check_confidence_level
 from uqlib._typing import FloatArray
@@ -38,10 +39,7 @@ def check_parameters(head: Any) -> None:
     """
     parameters = head.get_params(deep=False)
     for name, allowed in _CHOICES.items():
-        if parameters[name] not in allowed:
-            raise ValueError(
-                f"{name} must be one of {list(allowed)}, got {parameters[name]!r}."
-            )
+        check_choice(name, parameters[name], allowed)
     for name in _SWITCHES:
         check_scalar(parameters[name], name, (bool, np.bool_))
     for name, (low, high, included) in _NUMBERS.items():

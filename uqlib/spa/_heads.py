@@ -24,10 +24,9 @@ from uqlib._fitting import clone_and_fit, draw_seeds, is_frozen, seeded_clone
 from uqlib._predictions import predict_point, predict_quantiles
 from uqlib._quantile_models import quantile_parameter
 from uqlib._typing import BoolArray, FloatArray
+from uqlib.spa._head_outputs import MIN_ROWS
 
 MODES = ("coherent", "separate")
-# A side with fewer rows has heads that do not follow x.
-MIN_SIDE_ROWS = 20
 # Shares of a side nearer to 0 or 1 would blow its mean up.
 _P_RANGE = (0.02, 0.98)
 # Means and quantiles are kept above this share of the mean absolute residual; without
@@ -244,7 +243,7 @@ def _quantile_tasks(r: FloatArray, learner: Any) -> dict[str, _Task]:
 
 
 def _few(rows: BoolArray) -> bool:
-    return int(rows.sum()) < MIN_SIDE_ROWS
+    return int(rows.sum()) < MIN_ROWS
 
 
 def _fit_head(

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from uqlib._core.checks import check_sample_weight
+from uqlib._core.checks import check_choice, check_sample_weight
 from uqlib._core.levels import check_confidence_level, exact_level
 from uqlib._core.ranks import threshold_at
 from uqlib._core.split_point import sds_widening_factors, self_consistency_discrepancy
@@ -385,11 +385,7 @@ class SPARegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     def _check_parameters(self) -> Fraction:
         level = check_confidence_level(self.confidence_level)
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {list(allowed)}, got "
-                    f"{getattr(self, name)!r}."
-                )
+            check_choice(name, getattr(self, name), allowed)
         if self.feature_map is not None and not callable(self.feature_map):
             raise TypeError(
                 "feature_map must be a function of X or None, got "

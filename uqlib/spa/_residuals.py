@@ -22,7 +22,7 @@ from uqlib.exceptions import UncertaintyWarning, warn_user
 RESIDUALS = ("oof", "holdout", "train")
 # A model that leaves less than this share of the spread of its target in sample
 # interpolates: its residuals say nothing of new rows.
-_INTERPOLATION = 1e-3
+INTERPOLATION = 1e-3
 
 
 class HeadRows(NamedTuple):
@@ -111,7 +111,7 @@ def _residuals(model: Any, X: Any, y: FloatArray) -> FloatArray:
 
 def _warn_if_interpolating(fitted: HeadRows, y: FloatArray) -> None:
     left, spread = np.abs(fitted.residuals).mean(), np.abs(y - y.mean()).mean()
-    if spread > 0 and left <= _INTERPOLATION * spread:
+    if spread > 0 and left <= INTERPOLATION * spread:
         warn_user(
             f"{type(fitted.model).__name__} leaves {left / spread:.1g} of the mean "
             "deviation of y on the rows that it was trained on: its residuals there "
