@@ -6,23 +6,35 @@ its first call.
 """
 
 from uqlib_kernels import (
+    mlp,
     online,
+    ops,
+    pack,
     predictive,
     rank_bounds,
     rank_law,
+    registry,
     rows,
     sets,
+    torch_ops,
+    trees,
     union,
     venn_abers,
 )
 
 __all__ = [
+    "mlp",
     "online",
+    "ops",
+    "pack",
     "predictive",
     "rank_bounds",
     "rank_law",
+    "registry",
     "rows",
     "sets",
+    "torch_ops",
+    "trees",
     "union",
     "venn_abers",
 ]

@@ -1,11 +1,14 @@
 """The one way row kernels are compiled: cached where possible, never fast-math."""
 
 from collections.abc import Callable
+from threading import RLock
 from typing import Any, TypeVar
 
-from numba import njit
+from numba import config, njit
 
-__all__ = ["row_jit"]
+__all__ = ["only_form", "row_jit"]
+
+_compiling = RLock()
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -45,3 +48,28 @@ def row_jit(function: Kernel) -> Kernel:
     except RuntimeError:
         compiled = njit(function, **_OPTIONS)
     return compiled
+
+
+def only_form(kernel: Any, arguments: tuple[Any, ...]) -> Any:
+    """Compile a kernel for one form of its arguments, and for no other from then on.
+
+    Parameters
+    ----------
+    kernel : dispatcher
+        Of `row_jit`.
+    arguments : tuple of Numba's types
+        What it is called with is converted to, as an array in C order to one of any
+        strides.
+
+    Returns
+    -------
+    dispatcher
+        `kernel`.
+    """
+    if getattr(config, "DISABLE_JIT", 0):  # it is a function of Python
+        return kernel
+    with _compiling:  # one thread after the other: the first ends all compilation
+        if tuple(arguments) not in kernel.overloads:
+            kernel.compile(arguments)
+            kernel.disable_compile()
+    return kernel
