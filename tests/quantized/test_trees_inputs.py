@@ -190,7 +190,8 @@ def test_hist_gradient_boosting_categories_of_polars():
     except ValueError:
         pytest.skip("this version of scikit-learn sees no categories in polars")
     unknown = table.with_columns(letter=pl.lit("zz"))
-    assert_same_predictions(model, table, unknown, table[::-1])
+    moved = table.select("letter", "number", other="number")
+    assert_same_predictions(model, table, unknown, table[::-1], moved)
 
 
 def test_hist_gradient_boosting_categories_of_an_array():
@@ -242,6 +243,7 @@ def test_lightgbm_frames():
         frame.assign(number="a"),
         frame.assign(number=frame["number"].astype(object)),
         frame[["letter", "code"]],
+        frame[:0],
     )
 
 
@@ -256,7 +258,9 @@ def test_lightgbm_numbers():
         model, rows, rows.astype(float), frame, rows.tolist(), csr_matrix(rows * 1.0)
     )
     trees = extract_trees(model)
-    assert np.any(reference.predict(trees, rows) != reference.predict(trees, frame))
+    doubles = reference.predict(trees, frame)
+    assert np.any(reference.predict(trees, rows) != doubles)
+    np.testing.assert_array_equal(reference.predict(trees, pl.DataFrame(rows)), doubles)
     assert_both_raise(model, rows[:, :1], rows[0], rows[:0])
 
 
@@ -264,7 +268,9 @@ def test_xgboost_frames_and_checks():
     frame = pd.DataFrame(with_nan(X), columns=NAMES)
     model = xgboost_model("XGBRegressor").fit(frame, y)
     assert_same_predictions(model, frame, frame.to_numpy(), frame[:0], X.tolist())
-    assert_both_raise(model, frame[NAMES[::-1]], X[:, :5], [["a"] * 6])
+    objects = frame.astype({NAMES[0]: object})
+    assert_both_raise(model, frame[NAMES[::-1]], objects, X[:, :5], [["a"] * 6])
+    assert_both_raise(model, X.astype(str), X + 0j, np.zeros((3, 6), "M8[s]"))
     with pytest.raises(TypeError, match="sparse X is not supported"):
         reference.predict(extract_trees(model), csr_array(X))
 
@@ -355,3 +361,8 @@ def test_unsupported_xgboost():
     ).fit(rows, target)
     with pytest.raises(UnsupportedTreesError, match="categories"):
         extract_trees(categories)
+    # No tree splits the categories, but only XGBoost reads such frames.
+    unused = pd.DataFrame({"number": X[:, 0], "letter": pd.Categorical(["k"] * len(X))})
+    model = xgboost_model("XGBRegressor", enable_categorical=True).fit(unused, y)
+    with pytest.raises(UnsupportedTreesError, match="reads categories"):
+        extract_trees(model)

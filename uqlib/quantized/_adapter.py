@@ -71,8 +71,13 @@ class NetworkAdapter(Protocol):
         quantile network the quantiles.
         """
 
-    def quantized_model(self, quantized: QuantizedLayers) -> Any:
+    def quantized_model(
+        self, quantized: QuantizedLayers, backend: str = "reference"
+    ) -> Any:
         """Return a picklable model with the prediction methods of the float model."""
+
+    def operations(self, quantized: QuantizedLayers, backend: str) -> dict[str, str]:
+        """Return the names of what computes the quantized layers, by layer."""
 
     def dequantized(self, quantized: QuantizedLayers) -> Any:
         """Return a float model of the original kind with the rounded weights."""

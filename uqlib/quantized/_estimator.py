@@ -127,7 +127,7 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
             )
             for part in opened.parts
         }
-        report = fitted_report(opened, parts)
+        report = fitted_report(opened, parts, self.backend)
         # Without weights to be rounded (w16) nothing was asked for.
         asked = scheme is None or scheme.weights is not None
         self._check_skipped(report.skipped, len(report.layers) > 0 or not asked)
@@ -231,7 +231,7 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
         save_model(path, self)
 
     @classmethod
-    def load(cls, path: Any, *, estimator: Any = None) -> Any:
+    def load(cls, path: Any, *, estimator: Any = None, backend: str = "auto") -> Any:
         """Return a quantized model from a file; nothing in the file is run.
 
         Multilayer perceptrons, linear models of scikit-learn and trees need the file
@@ -246,13 +246,15 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
             The float model, or one of the same shape: a torch module may be untrained,
             the last step of a pipeline unfitted. It is not changed. With the float
             model itself `drift` works again.
+        backend : {"auto", "numba", "reference"}, default="auto"
+            What computes the predictions; a file does not say.
 
         Returns
         -------
         estimator
-            It predicts the same bits as the model that was saved, in a pipeline after
-            the steps of the one that is given. The rows that it was calibrated on are
-            not remembered: `rows_seen` is 0.
+            It predicts the same bits as the model that was saved, with the backend
+            that this one had, in a pipeline after the steps of the one that is given.
+            The rows that it was calibrated on are not remembered: `rows_seen` is 0.
 
         Raises
         ------
@@ -260,12 +262,28 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
             If the file is damaged, of a later version or of the other task, or the
             model that is needed is missing or has another shape.
         """
-        return load_estimator(cls, path, estimator)
+        check_backend(backend)
+        return load_estimator(cls, path, estimator, backend)
 
     def _ask(self, method: str, X: Any, *args: Any, **kwargs: Any) -> Any:
-        check_is_fitted(self, "model_")
-        X = check_X(self, X, reset=False)
+        if not self._has_nothing_to_check(X):
+            check_is_fitted(self, "model_")
+            X = check_X(self, X, reset=False)
         return getattr(self.model_, method)(X, *args, **kwargs)
+
+    # The checks of scikit-learn take longer than a small network for one row. They have
+    # nothing to say of an array of floats with the right columns, unless the model was
+    # fitted with names.
+    def _has_nothing_to_check(self, X: Any) -> bool:
+        fitted = vars(self)
+        return (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.dtype.kind == "f"
+            and X.shape[1] == fitted.get("n_features_in_")
+            and "model_" in fitted
+            and "feature_names_in_" not in fitted
+        )
 
     def _drift_method(self) -> str:
         return "predict"

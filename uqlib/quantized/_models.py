@@ -32,9 +32,13 @@ class QuantizedRegressor(RegressorMixin, BaseQuantizedModel):
     method : str, default=None
         Name of a rounding ("rtn", "gptq", "gptq+cd", "flexround", ...) or of a recipe
         that replaces parts of the scheme; None leaves it as it is.
-    backend : {"auto", "reference"}, default="auto"
-        What computes the predictions. "reference" is NumPy or torch in float on the
-        rounded weights and activations.
+    backend : {"auto", "numba", "reference"}, default="auto"
+        What computes the predictions. "numba" are compiled kernels that multiply codes,
+        in integers where activations are rounded; networks compute in single precision
+        then. "reference" is NumPy or torch in float on the rounded weights and
+        activations. "auto" takes kernels but for layers whose activations stay in
+        float, where products of floats are as fast for many rows. `layers_` says what
+        computes each layer.
     last_layer_bits : int or None, default=8
         Bits that the last layer of a network has at least, since its few weights
         matter most; None treats it like the others.
@@ -53,9 +57,9 @@ class QuantizedRegressor(RegressorMixin, BaseQuantizedModel):
         Networks and ensembles of trees inside the model, quantized.
     scheme_ : QuantizationScheme or "auto"
         What `scheme` and `method` stand for.
-    layers_ : DataFrame of shape (n_layers, 10)
-        One row a layer: shape, format, bits, bytes and relative error of its outputs on
-        the calibration rows.
+    layers_ : DataFrame of shape (n_layers, 11)
+        One row a layer: shape, format, bits, bytes, relative error of its outputs on
+        the calibration rows, and the operation that computes it.
     nbytes_ : int
         Bytes stored: packed codes, scales, biases, and in float32 what was skipped.
     effective_bits_ : float
@@ -173,9 +177,13 @@ class QuantizedClassifier(ClassifierMixin, BaseQuantizedModel):
     method : str, default=None
         Name of a rounding ("rtn", "gptq", "gptq+cd", "flexround", ...) or of a recipe
         that replaces parts of the scheme; None leaves it as it is.
-    backend : {"auto", "reference"}, default="auto"
-        What computes the predictions. "reference" is NumPy or torch in float on the
-        rounded weights and activations.
+    backend : {"auto", "numba", "reference"}, default="auto"
+        What computes the predictions. "numba" are compiled kernels that multiply codes,
+        in integers where activations are rounded; networks compute in single precision
+        then. "reference" is NumPy or torch in float on the rounded weights and
+        activations. "auto" takes kernels but for layers whose activations stay in
+        float, where products of floats are as fast for many rows. `layers_` says what
+        computes each layer.
     last_layer_bits : int or None, default=8
         Bits that the last layer of a network has at least, since its few weights
         matter most; None treats it like the others.
@@ -196,9 +204,9 @@ class QuantizedClassifier(ClassifierMixin, BaseQuantizedModel):
         Networks and ensembles of trees inside the model, quantized.
     scheme_ : QuantizationScheme or "auto"
         What `scheme` and `method` stand for.
-    layers_ : DataFrame of shape (n_layers, 10)
-        One row a layer: shape, format, bits, bytes and relative error of its outputs on
-        the calibration rows.
+    layers_ : DataFrame of shape (n_layers, 11)
+        One row a layer: shape, format, bits, bytes, relative error of its outputs on
+        the calibration rows, and the operation that computes it.
     nbytes_ : int
         Bytes stored: packed codes, scales, biases, and in float32 what was skipped.
     effective_bits_ : float

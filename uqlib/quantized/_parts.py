@@ -54,15 +54,19 @@ class NetworkPart:
 
     def quantized_model(self, backend: str) -> Any:
         """Return a model that predicts from the codes."""
-        return self.adapter.quantized_model(self.layers)
+        return self.adapter.quantized_model(self.layers, backend)
 
     def dequantized(self) -> Any:
         """Return the float model with the rounded weights."""
         return self.adapter.dequantized(self.layers)
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self, backend: str) -> list[dict[str, Any]]:
         """Return one row of the report for each quantized layer."""
-        return [_layer_row(layer) for layer in self.layers.values()]
+        operations = self.adapter.operations(self.layers, backend)
+        return [
+            {**_layer_row(layer), "op": operations[name]}
+            for name, layer in self.layers.items()
+        ]
 
 
 def quantize_part(

@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
-from sklearn.utils import check_array
 
 from uqlib._core.levels import check_quantiles
 from uqlib._typing import FloatArray
@@ -163,9 +162,10 @@ class QuantileNetwork(DenseNetwork):
         values: FloatArray = head.predict_quantiles(outputs, asked)
         return values
 
-    def _chunks(self, X: Any) -> Iterator[FloatArray]:
+    def _chunks(self, X: Any, needs_finite: bool = True) -> Iterator[FloatArray]:
         first = 0
-        for chunk in super()._chunks(check_array(X, dtype=[np.float64, np.float32])):
+        # Infinite features would be cut: they must be found before.
+        for chunk in super()._chunks(X):
             features = chunk - self.model.feature_center_
             features /= self.model.feature_scale_
             np.clip(features, -_FEATURE_BOUND, _FEATURE_BOUND, out=features)

@@ -19,6 +19,7 @@ COLUMNS = (
     "bits",
     "nbytes",
     "relative_error",
+    "op",
 )
 
 
@@ -33,7 +34,9 @@ class Report(NamedTuple):
     compression_ratio: float
 
 
-def fitted_report(opened: OpenedModel, parts: Mapping[str, Any]) -> Report:
+def fitted_report(
+    opened: OpenedModel, parts: Mapping[str, Any], backend: str = "auto"
+) -> Report:
     """Return what the fitted attributes say.
 
     Parameters
@@ -42,6 +45,8 @@ def fitted_report(opened: OpenedModel, parts: Mapping[str, Any]) -> Report:
         The float model.
     parts : mapping of name to quantized part
         Its parts.
+    backend : {"auto", "numba", "reference"}, default="auto"
+        What computes the predictions.
 
     Returns
     -------
@@ -50,7 +55,9 @@ def fitted_report(opened: OpenedModel, parts: Mapping[str, Any]) -> Report:
         the float model holds them in; those of trees with what their library reads.
     """
     rows = [
-        {"part": name, **row} for name, part in parts.items() for row in part.table()
+        {"part": name, **row}
+        for name, part in parts.items()
+        for row in part.table(backend)
     ]
     left = [*opened.skipped]
     for part in parts.values():

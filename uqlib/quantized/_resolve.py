@@ -7,7 +7,7 @@ from typing import Any
 from uqlib.quantized._recipes import RECIPES
 from uqlib.quantized._scheme import ROUNDINGS, QuantizationScheme
 
-BACKENDS = ("auto", "reference")
+BACKENDS = ("auto", "numba", "reference")
 AUTO = "auto"
 NETWORK_SCHEME = "w8a8"
 

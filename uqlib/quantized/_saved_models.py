@@ -151,7 +151,9 @@ def load_model(path: Path, task: str, estimator: Any = None) -> SavedModel:
     return stored.model(estimator, path)
 
 
-def load_estimator(kind: Any, path: Path, estimator: Any = None) -> Any:
+def load_estimator(
+    kind: Any, path: Path, estimator: Any = None, backend: str = "auto"
+) -> Any:
     """Return a fitted quantized estimator from a file.
 
     Parameters
@@ -160,6 +162,8 @@ def load_estimator(kind: Any, path: Path, estimator: Any = None) -> Any:
         `QuantizedRegressor` or `QuantizedClassifier`.
     path, estimator : object
         As in `load_model`.
+    backend : {"auto", "numba", "reference"}, default="auto"
+        What computes the predictions.
 
     Returns
     -------
@@ -168,8 +172,8 @@ def load_estimator(kind: Any, path: Path, estimator: Any = None) -> Any:
         that was quantized.
     """
     saved = load_model(path, kind._task, estimator)
-    model = kind(saved.estimator, **saved.parameters)
-    report = fitted_report(saved.opened, saved.parts)
+    model = kind(saved.estimator, **saved.parameters, backend=backend)
+    report = fitted_report(saved.opened, saved.parts, model.backend)
     model._set_quantized(saved.float_model, saved.opened, saved.parts, report)
     if saved.float_model is None:
         del model.estimator_

@@ -27,6 +27,13 @@ from torch.nn import functional as F
 
 from uqlib._typing import FloatArray
 from uqlib.quantized._adapter import LayerSpec
+from uqlib.quantized._layer_kernels import (
+    FLOAT,
+    REFERENCE,
+    LayerKernel,
+    is_compiled,
+    layer_operation,
+)
 from uqlib.quantized._layers import QuantizedLayer
 
 _CHUNK = 2**22  # numbers held at once in patches
@@ -38,7 +45,7 @@ class QuantizedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs of the quantized layer."""
         x = input.to(self.weight.dtype)
-        if _has_float_inputs(self):
+        if _has_float_inputs(self) and not _runs_compiled(self, x):
             return F.linear(x, self.weight, self.bias).to(input.dtype)
         y = _outputs_of_rows(self, x.reshape(-1, self.in_features))
         return y.reshape(*x.shape[:-1], self.out_features).to(input.dtype)
@@ -114,7 +121,36 @@ def layer_rows(module: Any, x: Tensor) -> Iterator[FloatArray]:
         yield numpy_array(patches.reshape(-1, patches.shape[2]))
 
 
-def set_quantized(module: Any, layer: QuantizedLayer) -> None:
+def module_operation(module: Any, layer: QuantizedLayer, backend: str) -> str:
+    """Return the name of what computes a layer of a module.
+
+    Parameters
+    ----------
+    module : module of a type in LAYERS
+        In float or quantized.
+    layer : QuantizedLayer
+        Of the same shape.
+    backend : {"auto", "numba", "reference"}
+        As in the estimators.
+
+    Returns
+    -------
+    str
+        As `layer_operation`. Modules in double precision, which kernels do not have,
+        and convolutions whose inputs stay in float are computed by torch.
+    """
+    operation = layer_operation(layer, backend)
+    if not is_compiled(operation):
+        return operation
+    if module.weight.dtype == torch.float64:
+        is_float = layer.activation is None
+        return FLOAT if is_float else f"{REFERENCE}: module in double precision"
+    if layer.activation is None and not isinstance(module, nn.Linear):
+        return FLOAT
+    return operation
+
+
+def set_quantized(module: Any, layer: QuantizedLayer, backend: str = REFERENCE) -> None:
     """Let a module compute with a quantized layer, in place.
 
     Its `weight` and `bias` become buffers that hold W_eff and b, `transformed_weight`
@@ -126,7 +162,10 @@ def set_quantized(module: Any, layer: QuantizedLayer) -> None:
         Changed.
     layer : QuantizedLayer
         Of the same shape.
+    backend : {"auto", "numba", "reference"}, default="reference"
+        What computes it on a CPU.
     """
+    operation = module_operation(module, layer, backend)
     dtype = _compute_dtype(module.weight.dtype)
     place = {"device": module.weight.device, "dtype": dtype}
     weight = torch.as_tensor(effective_weight(module, layer), **place)
@@ -146,6 +185,8 @@ def set_quantized(module: Any, layer: QuantizedLayer) -> None:
     module.register_buffer("bias", bias)
     module.register_buffer("transformed_weight", transformed)
     module.quantized_layer = layer
+    is_kernel = is_compiled(operation)
+    module.layer_kernel = LayerKernel(layer, backend) if is_kernel else None
 
 
 def write_weights(module: Any, layer: QuantizedLayer) -> None:
@@ -224,16 +265,37 @@ def _has_float_inputs(module: Any) -> bool:
     return module.quantized_layer.activation is None
 
 
+def _runs_compiled(module: Any, x: Tensor) -> bool:
+    """Return whether a kernel computes a module: on a CPU, and before a cast."""
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    return on_cpu and module.layer_kernel is not None
+
+
+@torch.compiler.disable
+def _compiled_outputs(module: Any, rows: Tensor) -> Tensor:
+    return torch.from_numpy(module.layer_kernel(rows.detach().numpy()))
+
+
 def _outputs_of_rows(module: Any, rows: Tensor) -> Tensor:
-    """Return (What + O + U V) A(T x) + b; T and A are computed by the reference."""
+    """Return (What + O + U V) A(T x) + b, NaN for rows that are not finite.
+
+    Without a kernel T and A are computed by the reference.
+    """
+    if _runs_compiled(module, rows):
+        y: Tensor = _compiled_outputs(module, rows)
+        return y
     layer: QuantizedLayer = module.quantized_layer
     seen: FloatArray = numpy_array(rows)
+    is_lost = ~np.isfinite(seen).all(axis=1)
+    seen[is_lost] = 0.0  # there is no code for them
     for transform in layer.transforms:
         seen = transform.inputs(seen)
     if layer.activation is not None:
         seen = layer.activation.quantize(seen)
     inputs = torch.as_tensor(np.ascontiguousarray(seen)).to(module.transformed_weight)
-    return F.linear(inputs, module.transformed_weight, module.bias)
+    outputs = F.linear(inputs, module.transformed_weight, module.bias)
+    outputs[torch.from_numpy(is_lost)] = torch.nan
+    return outputs
 
 
 def _convolution(module: Any, input: Tensor) -> Tensor:

@@ -19,7 +19,12 @@ from uqlib.quantized._torch_attention import (
     close_attention,
     is_self_attention,
 )
-from uqlib.quantized._torch_layers import layer_rows, set_quantized, write_weights
+from uqlib.quantized._torch_layers import (
+    layer_rows,
+    module_operation,
+    set_quantized,
+    write_weights,
+)
 from uqlib.quantized._torch_predictor import gathered
 from uqlib.quantized._torch_survey import (
     Survey,
@@ -116,9 +121,20 @@ class TorchNetwork:
             return gathered(self.host.run(copied(self.host.module).eval(), X))
         return gathered(self.host.run(self.with_layers(quantized)[0], X))
 
-    def quantized_model(self, quantized: QuantizedLayers) -> Any:
+    def quantized_model(
+        self, quantized: QuantizedLayers, backend: str = "reference"
+    ) -> Any:
         """Return a model of the kind that was given, which predicts from the codes."""
-        return self.host.with_module(self.with_layers(quantized)[0])
+        module, _ = self.with_layers(quantized, backend=backend)
+        return self.host.with_module(module)
+
+    def operations(self, quantized: QuantizedLayers, backend: str) -> dict[str, str]:
+        """Return what computes each quantized layer, by name."""
+        layers = self._candidates(quantized)[1]
+        return {
+            name: module_operation(_named(layers, name), layer, backend)
+            for name, layer in quantized.items()
+        }
 
     def dequantized(self, quantized: QuantizedLayers) -> Any:
         """Return a copy of the float model with the rounded weights."""
@@ -140,17 +156,20 @@ class TorchNetwork:
         return self.found
 
     def with_layers(
-        self, quantized: QuantizedLayers, *needed: str
+        self, quantized: QuantizedLayers, *needed: str, backend: str = "reference"
     ) -> tuple[Any, dict[str, Any]]:
         """Return an open copy that computes with quantized layers, and all layers."""
-        split = self.split | _split_attentions([*quantized, *needed])
-        module = opened(self.host.module, split)
-        layers = candidates(module)
+        module, layers = self._candidates([*quantized, *needed])
         for name in needed:
             _named(layers, name)
         for name, layer in quantized.items():
-            set_quantized(_named(layers, name), layer)
+            set_quantized(_named(layers, name), layer, backend)
         return module, layers
+
+    def _candidates(self, names: Iterable[str]) -> tuple[Any, dict[str, Any]]:
+        """Return an open copy in which layers of these names are, and all layers."""
+        module = opened(self.host.module, self.split | _split_attentions(names))
+        return module, candidates(module)
 
     def _trace(self, X: Any, split: frozenset[str]) -> tuple[list[str], frozenset[str]]:
         """Return the layers that are called, and attentions to different inputs."""

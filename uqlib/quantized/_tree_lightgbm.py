@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uqlib._typing import FloatArray
 from uqlib.quantized._tree_assembly import CategorySplit, SourceTree, assemble
-from uqlib.quantized._tree_inputs import TreeInputs
+from uqlib.quantized._tree_inputs import LIGHTGBM_ZERO, TreeInputs
 from uqlib.quantized._trees import (
     LEFT,
     RIGHT,
@@ -72,7 +73,7 @@ def extract_lightgbm(model: Any) -> TreeEnsemble:
         link=link,
         link_scale=link_scale,
         source="lightgbm",
-        inputs=_inputs(model, booster),
+        inputs=_inputs(model, booster, trees),
         divisor=max(1, len(trees) // n_outputs) if "average_output" in header else 1,
         classes=getattr(model, "classes_", None),
         source_nbytes=sum(_nbytes(fields) for fields in texts),
@@ -86,13 +87,15 @@ def _check_parameters(model: Any) -> None:
         raise UnsupportedTreesError(f"its parameter {used[0]} changes what it predicts")
 
 
-def _inputs(model: Any, booster: Any) -> TreeInputs:
+def _inputs(model: Any, booster: Any, trees: list[SourceTree]) -> TreeInputs:
     frame = booster.pandas_categorical
+    zero_is_missing = (ZERO_LEFT, ZERO_RIGHT)
     return TreeInputs(
         "lightgbm",
         type(model).__name__,
         int(model.n_features_in_),
         frame_categories=None if frame is None else tuple(map(_array, frame)),
+        zeroes_tiny=any(np.isin(tree.missing, zero_is_missing).any() for tree in trees),
     )
 
 
@@ -148,7 +151,7 @@ def _tree(fields: _Fields, output: int) -> SourceTree:
         left=np.concatenate([np.where(left < 0, n_splits + ~left, left), ends]),
         right=np.concatenate([np.where(right < 0, n_splits + ~right, right), ends]),
         feature=feature,
-        threshold=threshold,
+        threshold=thresholds_around_zero(threshold),
         missing=_directions(kinds),
         value=np.concatenate([np.zeros(n_splits), leaves])[:, None],
         output=output,
@@ -157,6 +160,28 @@ def _tree(fields: _Fields, output: int) -> SourceTree:
             for node in np.flatnonzero(is_category)
         },
     )
+
+
+# LightGBM reads numbers x with abs(x) <= z = LIGHTGBM_ZERO as 0. Thresholds t outside
+# [-z, z) do not tell such numbers from 0. Those in [-z, 0) send exactly these and the
+# positive numbers to the right, which is what the largest number below -z does; those
+# in [0, z) send them to the left, as z does. So the numbers themselves may stay.
+def thresholds_around_zero(threshold: FloatArray) -> FloatArray:
+    """Return thresholds that read tiny numbers as 0.
+
+    Parameters
+    ----------
+    threshold : ndarray of shape (n_thresholds,)
+        As LightGBM has them, float64.
+
+    Returns
+    -------
+    ndarray of shape (n_thresholds,)
+        float64.
+    """
+    tiny = (threshold >= -LIGHTGBM_ZERO) & (threshold < LIGHTGBM_ZERO)
+    below = np.nextafter(-LIGHTGBM_ZERO, -np.inf)
+    return np.where(tiny, np.where(threshold < 0, below, LIGHTGBM_ZERO), threshold)
 
 
 def _directions(kinds: NDArray[Any]) -> NDArray[np.int64]:

@@ -2,18 +2,17 @@
 
 scikit-learn computes with NumPy's and SciPy's functions, which are called here too.
 LightGBM calls the C library, whose exponential differs from NumPy's in the last bit now
-and then: Python's `math.exp` is that of the C library, and so is the one inside
-`scipy.special.expit`. XGBoost calls the C library in single precision; there the
-exponential is computed in double precision and rounded, which is the nearest number
-where XGBoost's is one of the two nearest.
+and then. SciPy's functions call that of the C library: `expit`, and `inv_boxcox`, which
+is the exponential itself where its second argument is 0. XGBoost calls the C library in
+single precision; there the exponential is computed in double precision and rounded,
+which is the nearest number where XGBoost's is one of the two nearest.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, inv_boxcox
 from sklearn.utils.extmath import softmax
 
 from uqlib._typing import FloatArray
@@ -35,14 +34,14 @@ def means(ensemble: TreeEnsemble, raw: FloatArray) -> FloatArray:
     ndarray of shape (n_samples,) or (n_samples, n_outputs)
         In the type of raw.
     """
-    values = np.ascontiguousarray(raw[:, 0] if raw.shape[1] == 1 else raw)
+    values = raw.ravel() if raw.shape[1] == 1 else np.ascontiguousarray(raw)
+    if ensemble.link == "identity":
+        return values
     if ensemble.link == "exp":
         return _exp(ensemble.source, values)
     if ensemble.link == "square":
         return np.sign(values) * values * values
-    if ensemble.link == "logistic":
-        return _logistic(ensemble, values)
-    return values
+    return _logistic(ensemble, values)
 
 
 def probabilities(ensemble: TreeEnsemble, raw: FloatArray) -> FloatArray:
@@ -134,13 +133,6 @@ def _softmax(source: str, raw: FloatArray) -> FloatArray:
 def _exp(source: str, values: FloatArray) -> FloatArray:
     if source == "hist_gradient_boosting":
         return np.asarray(np.exp(values))
-    powers = np.array([_c_exp(v) for v in values.ravel().tolist()], dtype=np.float64)
+    powers = inv_boxcox(values.astype(np.float64), 0.0)
     with np.errstate(over="ignore"):
-        return powers.reshape(values.shape).astype(values.dtype)
-
-
-def _c_exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
+        return np.asarray(powers.astype(values.dtype))

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from sklearn.utils.metaestimators import available_if
 
 from uqlib._typing import FloatArray
+from uqlib.quantized import _tree_links as links
 from uqlib.quantized import _tree_reference as reference
 from uqlib.quantized._adapter import LayerSpec, SkippedLayer
 from uqlib.quantized._layers import QuantizedLayer
 from uqlib.quantized._scheme import QuantizationScheme
 from uqlib.quantized._tree_extraction import extract_trees
+from uqlib.quantized._tree_kernels import compiled_trees, operation
 from uqlib.quantized._tree_leaves import quantize_leaves
 from uqlib.quantized._tree_sklearn import SKLEARN_EXTRACTORS
 from uqlib.quantized._tree_storage import stored_trees, trees_nbytes
@@ -174,7 +176,7 @@ class TreePart:
 
     def quantized_model(self, backend: str) -> "TreeModel":
         """Return a model that predicts from integers."""
-        return TreeModel(self.ensemble)
+        return TreeModel(self.ensemble, backend)
 
     def dequantized(self) -> Any:
         """Return a float model with the rounded leaves.
@@ -199,7 +201,7 @@ class TreePart:
         write(model, [self.ensemble.leaf_value[a:b] for a, b in pairwise(starts)])
         return model
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self, backend: str = "auto") -> list[dict[str, Any]]:
         """Return one row of the report for thresholds and one for leaves."""
         trees = self.ensemble
         arrays = stored_trees(trees)[1]
@@ -208,10 +210,12 @@ class TreePart:
         leaves = trees.leaf_value.dtype.name if grid is None else f"int{grid.bits}"
         n_leaves, width = trees.leaf_value.shape
         bins = np.dtype(trees.columns.bin_dtype).name
-        return [
+        rows = [
             _row("thresholds", trees.node_bin.size, 1, bins, self.nbytes - own, 0.0),
             _row(LEAVES, n_leaves, width, leaves, own, self._leaf_error()),
         ]
+        op = operation(trees, backend)
+        return [{**row, "op": op} for row in rows]
 
     def _leaf_error(self) -> float:
         if self.exact is None:
@@ -253,6 +257,9 @@ class TreeModel:
     ----------
     ensemble : TreeEnsemble
         The trees.
+    backend : {"auto", "numba", "reference"}, default="auto"
+        Who computes: compiled code, or NumPy for "reference". The values are the same,
+        bit for bit.
 
     Attributes
     ----------
@@ -264,8 +271,11 @@ class TreeModel:
         Of a classifier.
     """
 
-    def __init__(self, ensemble: TreeEnsemble) -> None:
+    _compiled: Any  # made when it is first asked for, and never copied
+
+    def __init__(self, ensemble: TreeEnsemble, backend: str = "auto") -> None:
         self.ensemble = ensemble
+        self.backend = backend
         inputs = ensemble.inputs
         self.n_features_in_ = inputs.n_features
         if inputs.feature_names is not None:
@@ -287,23 +297,42 @@ class TreeModel:
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return predictions or classes, of shape (n_samples,) or (n_samples, m)."""
-        return reference.predict(self.ensemble, X)
+        return reference.predictions(self.ensemble, self._raw(X))
 
     @available_if(_method_of("predict_proba"))
     def predict_proba(self, X: Any) -> FloatArray:
         """Return probabilities, of shape (n_samples, n_classes)."""
-        return reference.predict_proba(self.ensemble, X)
+        return links.probabilities(self.ensemble, self._raw(X))
 
     @available_if(_method_of("predict_log_proba"))
     def predict_log_proba(self, X: Any) -> FloatArray:
         """Return logarithms of probabilities, of shape (n_samples, n_classes)."""
         with np.errstate(divide="ignore"):
-            return np.log(reference.predict_proba(self.ensemble, X))
+            return np.log(links.probabilities(self.ensemble, self._raw(X)))
 
     @available_if(_method_of("decision_function"))
     def decision_function(self, X: Any) -> FloatArray:
         """Return raw values, of shape (n_samples,) or (n_samples, n_classes)."""
-        return reference.decision_function(self.ensemble, X)
+        return reference.decisions(self._raw(X))
+
+    def _raw(self, X: Any) -> FloatArray:
+        """Return the raw values, of shape (n_samples, n_outputs)."""
+        compiled = self._compiled_trees()
+        if compiled is None:
+            return reference.predict_raw(self.ensemble, X)
+        raw: FloatArray = compiled.raw(self.ensemble.inputs.read(X))
+        return raw
+
+    def _compiled_trees(self) -> Any:
+        # Threads that come first at the same time make it twice, which does no harm.
+        try:
+            return self._compiled
+        except AttributeError:
+            self._compiled = compiled_trees(self.ensemble, self.backend)
+            return self._compiled
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_compiled"}
 
 
 # ---------------------------------------------------------------------------

@@ -124,7 +124,24 @@ def predict(ensemble: TreeEnsemble, X: Any) -> NDArray[Any]:
     ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Predictions or classes.
     """
-    raw = predict_raw(ensemble, X)
+    return predictions(ensemble, predict_raw(ensemble, X))
+
+
+def predictions(ensemble: TreeEnsemble, raw: FloatArray) -> NDArray[Any]:
+    """Return what `predict` of the original model makes of raw values.
+
+    Parameters
+    ----------
+    ensemble : TreeEnsemble
+        The trees.
+    raw : ndarray of shape (n_samples, n_outputs)
+        As `predict_raw` gives them.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        Predictions or classes.
+    """
     if ensemble.classes is None:
         return links.means(ensemble, raw)
     return links.labels(ensemble, raw)
@@ -165,5 +182,20 @@ def decision_function(ensemble: TreeEnsemble, X: Any) -> FloatArray:
     ndarray of shape (n_samples,) or (n_samples, n_classes)
         Raw values.
     """
-    raw = predict_raw(replace(ensemble, divisor=1), X)
+    return decisions(predict_raw(replace(ensemble, divisor=1), X))
+
+
+def decisions(raw: FloatArray) -> FloatArray:
+    """Return raw values in the shape of a decision function.
+
+    Parameters
+    ----------
+    raw : ndarray of shape (n_samples, n_outputs)
+        Raw values, not averaged.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,) or (n_samples, n_classes)
+        The same.
+    """
     return raw[:, 0] if raw.shape[1] == 1 else raw

@@ -129,6 +129,8 @@ def _baseline(
 
 def _inputs(model: Any, booster: Any) -> TreeInputs:
     names = booster.feature_names
+    if "c" in (booster.feature_types or ()):  # even where no tree splits them
+        raise UnsupportedTreesError("it reads categories as XGBoost does")
     return TreeInputs(
         "xgboost",
         type(model).__name__,
