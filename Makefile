@@ -10,6 +10,9 @@ JOBS ?= 2
 pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -q -n $(JOBS)
 
 BIN := $(VENV)/bin
+# What `make test-isa` runs once for each level of instructions.
+ISA_TESTS ?= tests/kernels tests/quantized/test_kernels.py \
+             tests/quantized/test_backend.py tests/quantized/test_tree_kernels.py
 # The floors of pyproject.toml, for `make test-oldest` (Python 3.11 or 3.12).
 OLDEST := numpy==2.0.2 scipy==1.13.1 scikit-learn==1.6.1 numba==0.61.0 \
           pandas==2.2.3 matplotlib==3.9.4 pyparsing==3.2.3 \
@@ -22,7 +25,7 @@ install = $(BIN)/python -m pip install $(if $(strip $(TORCH)),"$(TORCH)") \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-oldest doctest lint format docs bench bench-data clean
+.PHONY: help demo test test-all test-isa test-oldest doctest lint format docs bench bench-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) \
@@ -40,6 +43,12 @@ test-all: $(VENV)/.test doctest ## every test and every example in the documenta
 
 test-oldest: $(OLDEST_VENV)/.test ## the tests on the oldest supported versions
 	$(call pytest,$(OLDEST_VENV)) -m "not slow"
+
+test-isa: $(VENV)/.test ## the kernels at every level of instructions of this machine
+	@for level in $$($(BIN)/python -c \
+	  'from uqlib_kernels.registry import available_isas; print(*available_isas())'); \
+	do echo "UQLIB_ISA=$$level"; export UQLIB_ISA=$$level; \
+	  $(call pytest,$(VENV)) -m "not slow" $(ISA_TESTS) || exit 1; done
 
 doctest: $(VENV)/.test ## the examples in docstrings, user guide and README
 	$(BIN)/python -m pytest -q --doctest-modules uqlib kernels/uqlib_kernels

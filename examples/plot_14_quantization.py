@@ -206,5 +206,5 @@ print(pd.DataFrame(table, index=["auto", "w8"]).to_string())
 
 # %%
 # A fifth of what scikit-learn itself reads to predict, and a tenth with rounded leaves.
-# None of this says that predictions got faster: the reference computes them from the
-# small model with NumPy, slower than the float model does.
+# None of this says that predictions got faster, which is the subject of
+# :ref:`sphx_glr_auto_examples_plot_15_low_bits.py`.

@@ -22,6 +22,7 @@ __all__ = ["codebook_linear", "vector_linear"]
 Floats = NDArray[np.float32]
 
 _NO_BIAS = np.empty(0, dtype=np.float32)
+_SLOWER = 4  # products of floats than those of bytes
 
 
 def codebook_linear(
@@ -91,7 +92,7 @@ def vector_linear(
     out = np.empty((x.shape[0], packed.n_out), dtype=np.float32)
     kernel, plan = _kernel(packed.bits), plan_of(packed)
     added = _NO_BIAS if bias is None else bias
-    work = float(out.size) * packed.n_in
+    work = float(out.size) * packed.n_in * _SLOWER
     if work < SERIAL_WORK:
         kernel(plan, x, added, out, 0, packed.n_tiles)
         return out

@@ -19,9 +19,9 @@ import numba
 
 __all__ = ["SERIAL_WORK", "in_parts", "n_threads"]
 
-# Handing work to a thread costs some 30 microseconds: below this many products, which
-# take about as long, one thread does it all.
-SERIAL_WORK = 2**23
+# Handing work to a thread that sleeps costs some 100 microseconds: below this many
+# products of bytes, which take three times as long, one thread does it all.
+SERIAL_WORK = 2**27
 
 _pool: list[ThreadPoolExecutor] = []
 _this_thread = threading.local()
@@ -33,7 +33,7 @@ def n_threads(work: float) -> int:
     Parameters
     ----------
     work : float
-        Products of a matrix product, or what takes as long.
+        Products of bytes in vectors, or what takes as long.
 
     Returns
     -------

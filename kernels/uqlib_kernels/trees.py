@@ -52,8 +52,8 @@ _FEW_ROWS = {
     (COMPLETE, BIT_VECTORS): 2,
 }
 # Work of a node that a row visits and of a bin, in the unit of `_threads`.
-_NODE_WORK = {BIT_VECTORS: 10, COMPLETE: 200, PORTABLE: 250}
-_BIN_WORK = 600
+_NODE_WORK = {BIT_VECTORS: 3, COMPLETE: 250, PORTABLE: 450}
+_BIN_WORK = 250
 
 
 class CompiledTrees:

@@ -11,13 +11,15 @@ import _timing  # first: it pins the threads
 import argparse
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
 TABLE = ROOT / "docs" / "benchmarks_table.rst"
 HEADER = ["Case", "Regime", "Peer", "Ratio", "Spread", "Target", "Result"]
 LIBRARIES = ["numpy", "scipy", "scikit-learn", "numba"]
@@ -36,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import bench_batch
     import bench_conformal
     import bench_import
+    import bench_kernels
     import bench_linear
+    import bench_mlp
     import bench_rows
     import bench_spa
+    import bench_trees
 
     if parsed.add:
         add_rows(import_module(parsed.add))
@@ -52,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench_batch,
         bench_conformal,
         bench_spa,
+        bench_trees,
+        bench_mlp,
+        bench_kernels,
         bench_import,
     )
     for module in modules:
@@ -68,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch_cost.main()
     peers.main()
     real_data.main()
+    for script in ("kernel_tables", "roofline", "kernel_latency"):
+        subprocess.run([sys.executable, f"{FOLDER}/{script}.py"], check=True)
 
 
 def add_rows(module) -> None:
