@@ -21,6 +21,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 TABLE = ROOT / "docs" / "benchmarks_table.rst"
+LATENCY = ROOT / "docs" / "kernels_latency_table.rst"
 HEADER = ["Case", "Regime", "Peer", "Ratio", "Spread", "Target", "Result"]
 LIBRARIES = ["numpy", "scipy", "scikit-learn", "numba"]
 
@@ -76,8 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch_cost.main()
     peers.main()
     real_data.main()
-    for script in ("kernel_tables", "roofline", "kernel_latency"):
+    for script in ("kernel_tables", "roofline"):
         subprocess.run([sys.executable, f"{FOLDER}/{script}.py"], check=True)
+    command = [sys.executable, f"{FOLDER}/kernel_latency.py"]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    LATENCY.write_text(printed.stdout, encoding="utf-8")
 
 
 def add_rows(module) -> None:
