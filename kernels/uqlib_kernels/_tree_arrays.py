@@ -21,6 +21,7 @@ __all__ = [
     "ZERO_RIGHT",
     "BinArrays",
     "TreeArrays",
+    "TreeKernel",
     "bin_dtype",
 ]
 
@@ -107,3 +108,51 @@ def bin_dtype(columns: BinArrays) -> type[np.uint8] | type[np.uint16]:
     """Return the type of the bins: uint8 where no column has above 255 thresholds."""
     counts = np.diff(columns.threshold_start)
     return np.uint8 if counts.max(initial=0) <= 255 else np.uint16
+
+
+class TreeKernel:
+    """What all kernels of trees have; a subclass says which trees it `takes`.
+
+    Attributes
+    ----------
+    n_outputs : int
+        Raw values of a row.
+    dtype : dtype
+        In which is added.
+    """
+
+    n_outputs: int
+    dtype: Any
+
+    def raw(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the raw predictions of rows.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_samples, n_features)
+            float32 or float64, of any strides.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs)
+            In the type of the baseline.
+        """
+        out = np.empty((len(values), self.n_outputs), dtype=self.dtype)
+        self.fill(values, 0, len(values), out)
+        return out
+
+    def fill(
+        self, values: NDArray[Any], start: int, stop: int, out: NDArray[Any]
+    ) -> None:
+        """Write the raw predictions of the rows start, ..., stop - 1.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_samples, n_features)
+            float32 or float64, of any strides.
+        start, stop : int
+            Rows.
+        out : ndarray of shape (n_samples, n_outputs)
+            C-contiguous, in the type of the baseline.
+        """
+        raise NotImplementedError

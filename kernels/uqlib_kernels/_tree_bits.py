@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from uqlib_kernels import _ir as v
 from uqlib_kernels._jit import row_jit
-from uqlib_kernels._tree_arrays import BinArrays, TreeArrays
+from uqlib_kernels._tree_arrays import BinArrays, TreeArrays, TreeKernel
 from uqlib_kernels._tree_binning_simd import BinPlan, bin_block, bin_plan
 from uqlib_kernels._tree_bits_columns import MAX_BIN, with_small_bins
 from uqlib_kernels._tree_bits_kernels import add_leaves, in_row_order, walk_trees
@@ -27,7 +27,7 @@ _VECTOR = 64  # rows
 _MAX_COLUMNS = 4096  # whose bins of a block take 2 MiB
 
 
-class BitVectorTrees:
+class BitVectorTrees(TreeKernel):
     """Trees of few leaves, bit-equal to the reference.
 
     Parameters
@@ -70,37 +70,10 @@ class BitVectorTrees:
             return f"nodes look at up to {n_columns} columns, more than {_MAX_COLUMNS}"
         return True
 
-    def raw(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the raw predictions of rows.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_outputs)
-            In the type of the baseline.
-        """
-        out = np.empty((len(values), self.n_outputs), dtype=self.dtype)
-        self.fill(values, 0, len(values), out)
-        return out
-
     def fill(
         self, values: NDArray[Any], start: int, stop: int, out: NDArray[Any]
     ) -> None:
-        """Write the raw predictions of the rows start, ..., stop - 1.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-        start, stop : int
-            Rows.
-        out : ndarray of shape (n_samples, n_outputs)
-            C-contiguous, in the type of the baseline.
-        """
+        """Write the raw predictions of the rows start, ..., stop - 1."""
         plan = self._plans.get(values.dtype) or self._plan(values.dtype)
         program = self._program
         if plan.fields[0, 3] != values.itemsize:

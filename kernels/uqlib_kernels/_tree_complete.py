@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uqlib_kernels._tree_arrays import BinArrays, TreeArrays, bin_dtype
+from uqlib_kernels._tree_arrays import BinArrays, TreeArrays, TreeKernel, bin_dtype
 from uqlib_kernels._tree_binning_simd import bin_plan
 from uqlib_kernels._tree_complete_kernels import TOP_LEVELS, predict_blocks
 from uqlib_kernels._tree_complete_rows import predict_few
@@ -31,7 +31,7 @@ __all__ = ["CompleteTrees"]
 _FEW = 24  # rows up to which trees walk side by side, not rows
 
 
-class CompleteTrees:
+class CompleteTrees(TreeKernel):
     """Trees with their upper levels in vectors, bit-equal to the reference.
 
     Parameters
@@ -78,37 +78,10 @@ class CompleteTrees:
         """Return whether columns and nodes are few enough: 2^13, and 2^32 places."""
         return packs(trees, columns)
 
-    def raw(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the raw predictions of rows.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_outputs)
-            In the type of the baseline.
-        """
-        out = np.empty((len(values), self.n_outputs), dtype=self.dtype)
-        self.fill(values, 0, len(values), out)
-        return out
-
     def fill(
         self, values: NDArray[Any], start: int, stop: int, out: NDArray[Any]
     ) -> None:
-        """Write the raw predictions of the rows start, ..., stop - 1.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-        start, stop : int
-            Rows.
-        out : ndarray of shape (n_samples, n_outputs)
-            C-contiguous, in the type of the baseline.
-        """
+        """Write the raw predictions of the rows start, ..., stop - 1."""
         # Most calls come in the one form for which kernels are compiled.
         if values.dtype is self._compared and values.flags.carray:
             self._fill(values, start, stop, out)

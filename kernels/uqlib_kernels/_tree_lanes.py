@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uqlib_kernels._tree_arrays import BinArrays, TreeArrays, bin_dtype
+from uqlib_kernels._tree_arrays import BinArrays, TreeArrays, TreeKernel, bin_dtype
 from uqlib_kernels._tree_lanes_bins import VectorSearch
 from uqlib_kernels._tree_lanes_kernels import parts_compiled, predict_rows
 from uqlib_kernels._tree_lanes_pack import pack_arrays
@@ -27,7 +27,7 @@ MAX_COLUMNS, MAX_LEAVES = 128, 64
 _PART = 16  # trees whose masks share a vector (two vectors above 32 leaves)
 
 
-class LaneTrees:
+class LaneTrees(TreeKernel):
     """Trees side by side, bit-equal to the reference; meant for one to six rows.
 
     Parameters
@@ -55,37 +55,10 @@ class LaneTrees:
             and int(np.diff(trees.leaf_start).max(initial=0)) <= MAX_LEAVES
         )
 
-    def raw(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the raw predictions of rows.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_outputs)
-            In the type of the baseline.
-        """
-        out = np.empty((len(values), self.n_outputs), dtype=self.dtype)
-        self.fill(values, 0, len(values), out)
-        return out
-
     def fill(
         self, values: NDArray[Any], start: int, stop: int, out: NDArray[Any]
     ) -> None:
-        """Write the raw predictions of the rows start, ..., stop - 1.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-        start, stop : int
-            Rows.
-        out : ndarray of shape (n_samples, n_outputs)
-            C-contiguous, in the type of the baseline.
-        """
+        """Write the raw predictions of the rows start, ..., stop - 1."""
         # Most calls come in the one form for which kernels are compiled.
         if values.dtype is self._compared and values.flags.carray:
             plan, data = self._packed

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uqlib_kernels._jit import row_jit
-from uqlib_kernels._tree_arrays import BinArrays, TreeArrays
+from uqlib_kernels._tree_arrays import BinArrays, TreeArrays, TreeKernel
 from uqlib_kernels._tree_portable_bins import bin_rows, search_trees
 from uqlib_kernels._tree_portable_nodes import BIN_SHIFT, TILE, pack_nodes, packs
 from uqlib_kernels._tree_portable_walk import add_walks_by_row, add_walks_by_tree
@@ -18,7 +18,7 @@ _COPIED_ROWS = 4096
 FEW_ROWS = 6  # up to which trees, not rows, walk side by side
 
 
-class PortableTrees:
+class PortableTrees(TreeKernel):
     """Trees walked by several rows at a time, bit-equal to the reference.
 
     Parameters
@@ -47,37 +47,10 @@ class PortableTrees:
         """Return whether columns and nodes are few enough: 2^13, and 2^32 places."""
         return packs(trees, columns)
 
-    def raw(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the raw predictions of rows.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_outputs)
-            In the type of the baseline.
-        """
-        out = np.empty((len(values), self.n_outputs), dtype=self.dtype)
-        self.fill(values, 0, len(values), out)
-        return out
-
     def fill(
         self, values: NDArray[Any], start: int, stop: int, out: NDArray[Any]
     ) -> None:
-        """Write the raw predictions of the rows start, ..., stop - 1.
-
-        Parameters
-        ----------
-        values : ndarray of shape (n_samples, n_features)
-            float32 or float64, of any strides.
-        start, stop : int
-            Rows.
-        out : ndarray of shape (n_samples, n_outputs)
-            C-contiguous, in the type of the baseline.
-        """
+        """Write the raw predictions of the rows start, ..., stop - 1."""
         for block, first, last, rows in plain_blocks(values, start, stop, out):
             _predict(block, first, last, *self._arguments, rows)
 
