@@ -90,7 +90,7 @@ def amx_product(
     out = aligned_empty((n_rows, n_out), np.float32)
     if n_rows == 0:
         return out
-    plan = _plan_of(packed)
+    plan: _Plan = packed.kept("_amx_plan", _plan_of)
     if bias is None or n_out % 16:
         bias = _padded_bias(plan, bias)
     tail = codes if n_rows % 16 == 0 else _tail(codes)
@@ -160,21 +160,18 @@ class _Plan(NamedTuple):
 
 
 def _plan_of(packed: PackedWeight) -> _Plan:
-    """Return the plan of a weight, which is kept with it."""
-    plan: _Plan | None = packed.__dict__.get("_amx_plan")
-    if plan is None:
-        zero = packed.zero_point
-        plan = packed.__dict__["_amx_plan"] = _Plan(
-            packed.bits,
-            packed.n_out,
-            packed.n_padded,
-            packed.n_tiles,
-            int(packed.codes.ctypes.data),
-            int(packed.scale.ctypes.data),
-            None if zero is None else int(zero.ctypes.data),
-            packed.twice_zero,
-        )
-    return plan
+    """Return the plan of a weight."""
+    zero = packed.zero_point
+    return _Plan(
+        packed.bits,
+        packed.n_out,
+        packed.n_padded,
+        packed.n_tiles,
+        int(packed.codes.ctypes.data),
+        int(packed.scale.ctypes.data),
+        None if zero is None else int(zero.ctypes.data),
+        packed.twice_zero,
+    )
 
 
 def _tail(codes: Codes) -> Codes:

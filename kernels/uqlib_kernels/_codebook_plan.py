@@ -67,11 +67,7 @@ def plan_of(packed: PackedWeight) -> Plan:
     ndarray of shape (n_fields,)
         int64, in the order of `FIELDS`. The addresses hold as long as `packed` lives.
     """
-    found = packed.__dict__.get(_KEY)
-    if found is None:
-        # One of all threads: its addresses may be held already.
-        found = packed.__dict__.setdefault(_KEY, _made(packed))
-    plan: Plan = found[0]
+    plan: Plan = packed.kept(_KEY, _made)[0]
     return plan
 
 

@@ -105,7 +105,7 @@ def _in_one_call(
 ) -> Floats:
     """Round and multiply in one call, or in one a thread with rows of its own."""
     static = checked_scale(top, static_scale)
-    kernel, plan, n_tiles = _ready(packed)
+    kernel, plan, n_tiles = packed.kept(_KEY, _ready)
     n_rows = x.shape[0]
     out = np.empty((n_rows, packed.n_out), dtype=np.float32)
     # Here and below, plain arguments: at one row all else is part of the time.
@@ -197,7 +197,7 @@ def _vector_product(
     packed: PackedWeight,
     bias: Floats | None,
 ) -> Floats:
-    kernel, plan, n_tiles = _ready(packed)
+    kernel, plan, n_tiles = packed.kept(_KEY, _ready)
     n_rows = codes.shape[0]
     out = np.empty((n_rows, packed.n_out), dtype=np.float32)
     if n_rows == 0:
@@ -219,12 +219,8 @@ def _vector_product(
 
 
 def _ready(packed: PackedWeight) -> tuple[Any, NDArray[np.int64], int]:
-    """Return the kernel, the plan and the number of tiles, kept with the weight."""
-    found: tuple[Any, NDArray[np.int64], int] | None = packed.__dict__.get(_KEY)
-    if found is None:
-        # Compiled only where a level of instructions allows it.
-        from uqlib_kernels._integer_vectors import integer_kernel
+    """Return the kernel, the plan and the number of tiles."""
+    # Compiled only where a level of instructions allows it.
+    from uqlib_kernels._integer_vectors import integer_kernel
 
-        kernel = integer_kernel(packed.bits)
-        found = packed.__dict__[_KEY] = (kernel, plan_of(packed), packed.n_tiles)
-    return found
+    return integer_kernel(packed.bits), plan_of(packed), packed.n_tiles

@@ -85,11 +85,7 @@ def plan_of(packed: PackedWeight) -> Plan:
     ValueError
         If the weight has a codebook.
     """
-    found = packed.__dict__.get(_KEY)
-    if found is None:
-        # One of all threads: its addresses may be held already.
-        found = packed.__dict__.setdefault(_KEY, _made(packed))
-    plan: Plan = found[0]
+    plan: Plan = packed.kept(_KEY, _made)[0]
     return plan
 
 

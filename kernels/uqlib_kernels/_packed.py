@@ -1,5 +1,6 @@
 """What a packed weight is, and the order of its columns; `pack` says the layout."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import prod
@@ -115,6 +116,15 @@ class PackedWeight:
     def dequantized(self) -> Floats:
         """The float matrix (n_out, n_in), kept for products with many rows."""
         return dequantized(self)
+
+    def kept(self, name: str, make: Callable[["PackedWeight"], Any]) -> Any:
+        """Return what a kernel makes of the weight once, under a name of its own.
+
+        All threads get the same: addresses in it may be held already. It is no part of
+        a copy or a pickle.
+        """
+        found = self.__dict__.get(name)
+        return self.__dict__.setdefault(name, make(self)) if found is None else found
 
     def __post_init__(self) -> None:
         self.__setstate__(self.__getstate__())

@@ -10,27 +10,13 @@ from uqlib_kernels._jit import row_jit
 from uqlib_kernels._tree_lanes_bins import search_bins
 from uqlib_kernels._tree_lanes_kernels import add_leaves
 from uqlib_kernels._tree_portable_bins import FIELDS, bin_categories
-from uqlib_kernels._tree_portable_nodes import BIN_SHIFT, CHILD_SHIFT, TILE
-from uqlib_kernels._tree_portable_walk import chunk_of
+from uqlib_kernels._tree_portable_nodes import BIN_SHIFT, TILE
+from uqlib_kernels._tree_portable_walk import chunk_of, step
 
 __all__ = ["predict_few"]
 
 KERNEL_VERSION = 2
 v.require_version(KERNEL_VERSION)
-
-# Unsigned integers all the way, see `_tree_portable_walk`.
-_COLUMN_MASK, _CHILD_SHIFT = np.uint64((1 << BIN_SHIFT) - 1), np.uint64(CHILD_SHIFT)
-
-
-@row_jit
-def _step(
-    nodes: NDArray[np.uint64],
-    bins: NDArray[np.uint32],
-    row: np.uint64,
-    place: np.uint64,
-) -> np.uint64:
-    node = nodes[place]
-    return (node + np.uint64(bins[row + (node & _COLUMN_MASK)])) >> _CHILD_SHIFT
 
 
 @row_jit
@@ -84,15 +70,15 @@ def _reach(
         chunk = chunk_of(steps)
         while steps > 0:
             for _ in range(min(steps, chunk) - 1):
-                a, b = _step(nodes, bins, row, a), _step(nodes, bins, row, b)
-                c, d = _step(nodes, bins, row, c), _step(nodes, bins, row, d)
-                e, f = _step(nodes, bins, row, e), _step(nodes, bins, row, f)
-                g, h = _step(nodes, bins, row, g), _step(nodes, bins, row, h)
+                a, b = step(nodes, bins, row, a), step(nodes, bins, row, b)
+                c, d = step(nodes, bins, row, c), step(nodes, bins, row, d)
+                e, f = step(nodes, bins, row, e), step(nodes, bins, row, f)
+                g, h = step(nodes, bins, row, g), step(nodes, bins, row, h)
             before = a + b + c + d + e + f + g + h
-            a, b = _step(nodes, bins, row, a), _step(nodes, bins, row, b)
-            c, d = _step(nodes, bins, row, c), _step(nodes, bins, row, d)
-            e, f = _step(nodes, bins, row, e), _step(nodes, bins, row, f)
-            g, h = _step(nodes, bins, row, g), _step(nodes, bins, row, h)
+            a, b = step(nodes, bins, row, a), step(nodes, bins, row, b)
+            c, d = step(nodes, bins, row, c), step(nodes, bins, row, d)
+            e, f = step(nodes, bins, row, e), step(nodes, bins, row, f)
+            g, h = step(nodes, bins, row, g), step(nodes, bins, row, h)
             steps -= chunk
             # Places only grow on the way, so that all have arrived if the sum stays.
             if steps > 0 and a + b + c + d + e + f + g + h == before:

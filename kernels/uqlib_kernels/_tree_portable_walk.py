@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from uqlib_kernels._jit import row_jit
 from uqlib_kernels._tree_portable_nodes import BIN_SHIFT, CHILD_SHIFT
 
-__all__ = ["add_walks_by_row", "add_walks_by_tree", "chunk_of"]
+__all__ = ["add_walks_by_row", "add_walks_by_tree", "chunk_of", "step"]
 
 # Unsigned integers all the way: Numba wraps signed indices around at the end of an
 # array, and makes floats of a sum of signed and unsigned ones.
@@ -30,7 +30,7 @@ def chunk_of(depth: int) -> int:
 
 
 @row_jit
-def _step(
+def step(
     nodes: NDArray[np.uint64],
     bins: NDArray[np.uint32],
     row: np.uint64,
@@ -71,24 +71,24 @@ def add_walks_by_tree(
             steps = depth
             while steps > 0:
                 for _ in range(min(steps, chunk) - 1):
-                    a, b = _step(nodes, bins, row, a), _step(nodes, bins, row + _1, b)
+                    a, b = step(nodes, bins, row, a), step(nodes, bins, row + _1, b)
                     c, d = (
-                        _step(nodes, bins, row + _2, c),
-                        _step(nodes, bins, row + _3, d),
+                        step(nodes, bins, row + _2, c),
+                        step(nodes, bins, row + _3, d),
                     )
                     e, f = (
-                        _step(nodes, bins, row + _4, e),
-                        _step(nodes, bins, row + _5, f),
+                        step(nodes, bins, row + _4, e),
+                        step(nodes, bins, row + _5, f),
                     )
                     g, h = (
-                        _step(nodes, bins, row + _6, g),
-                        _step(nodes, bins, row + _7, h),
+                        step(nodes, bins, row + _6, g),
+                        step(nodes, bins, row + _7, h),
                     )
                 before = a + b + c + d + e + f + g + h
-                a, b = _step(nodes, bins, row, a), _step(nodes, bins, row + _1, b)
-                c, d = _step(nodes, bins, row + _2, c), _step(nodes, bins, row + _3, d)
-                e, f = _step(nodes, bins, row + _4, e), _step(nodes, bins, row + _5, f)
-                g, h = _step(nodes, bins, row + _6, g), _step(nodes, bins, row + _7, h)
+                a, b = step(nodes, bins, row, a), step(nodes, bins, row + _1, b)
+                c, d = step(nodes, bins, row + _2, c), step(nodes, bins, row + _3, d)
+                e, f = step(nodes, bins, row + _4, e), step(nodes, bins, row + _5, f)
+                g, h = step(nodes, bins, row + _6, g), step(nodes, bins, row + _7, h)
                 steps -= chunk
                 # Places only grow on the way: all have arrived if the sum stays.
                 if steps > 0 and a + b + c + d + e + f + g + h == before:
@@ -139,15 +139,15 @@ def add_walks_by_row(
             steps, chunk = depth, chunk_of(depth)
             while steps > 0:
                 for _ in range(min(steps, chunk) - 1):
-                    a, b = _step(nodes, bins, row, a), _step(nodes, bins, row, b)
-                    c, d = _step(nodes, bins, row, c), _step(nodes, bins, row, d)
-                    e, f = _step(nodes, bins, row, e), _step(nodes, bins, row, f)
-                    g, h = _step(nodes, bins, row, g), _step(nodes, bins, row, h)
+                    a, b = step(nodes, bins, row, a), step(nodes, bins, row, b)
+                    c, d = step(nodes, bins, row, c), step(nodes, bins, row, d)
+                    e, f = step(nodes, bins, row, e), step(nodes, bins, row, f)
+                    g, h = step(nodes, bins, row, g), step(nodes, bins, row, h)
                 before = a + b + c + d + e + f + g + h
-                a, b = _step(nodes, bins, row, a), _step(nodes, bins, row, b)
-                c, d = _step(nodes, bins, row, c), _step(nodes, bins, row, d)
-                e, f = _step(nodes, bins, row, e), _step(nodes, bins, row, f)
-                g, h = _step(nodes, bins, row, g), _step(nodes, bins, row, h)
+                a, b = step(nodes, bins, row, a), step(nodes, bins, row, b)
+                c, d = step(nodes, bins, row, c), step(nodes, bins, row, d)
+                e, f = step(nodes, bins, row, e), step(nodes, bins, row, f)
+                g, h = step(nodes, bins, row, g), step(nodes, bins, row, h)
                 steps -= chunk
                 if steps > 0 and a + b + c + d + e + f + g + h == before:
                     break
@@ -158,7 +158,7 @@ def add_walks_by_row(
         for t in range(whole, roots.size):
             a = np.uint64(roots[t])
             for _ in range(depths[t]):
-                a = _step(nodes, bins, row, a)
+                a = step(nodes, bins, row, a)
             leaves[t] = leaf_of[a]
         if leaf_value.shape[1] == 1:
             for t in range(roots.size):

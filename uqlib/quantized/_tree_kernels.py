@@ -7,9 +7,9 @@ it comes Numba.
 from importlib import import_module
 from typing import Any
 
+from uqlib.quantized._layer_kernels import REFERENCE
 from uqlib.quantized._trees import TreeEnsemble
 
-REFERENCE = "reference"
 _MANY_ROWS = 10_000  # of which a report speaks
 
 
