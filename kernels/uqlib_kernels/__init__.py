@@ -6,6 +6,7 @@ its first call.
 """
 
 from uqlib_kernels import (
+    cuda,
     mlp,
     online,
     ops,
@@ -18,11 +19,13 @@ from uqlib_kernels import (
     sets,
     torch_ops,
     trees,
+    triton_twins,
     union,
     venn_abers,
 )
 
 __all__ = [
+    "cuda",
     "mlp",
     "online",
     "ops",
@@ -35,6 +38,7 @@ __all__ = [
     "sets",
     "torch_ops",
     "trees",
+    "triton_twins",
     "union",
     "venn_abers",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "columns_of_word",
     "dequantized",
     "inner_group",
+    "padded_codes",
     "unpack_codes",
 ]
 
@@ -110,7 +111,7 @@ class PackedWeight:
     @cached_property
     def expanded(self) -> Codes:
         """Codes a byte each, (n_out, n_padded): for machines without permutations."""
-        return np.ascontiguousarray(_padded_codes(self)[: self.n_out])
+        return np.ascontiguousarray(padded_codes(self)[: self.n_out])
 
     @cached_property
     def dequantized(self) -> Floats:
@@ -193,11 +194,11 @@ def unpack_codes(packed: PackedWeight) -> Codes:
     ndarray of shape (n_out, n_in)
         uint8.
     """
-    rows = _padded_codes(packed)[: packed.n_out]
+    rows = padded_codes(packed)[: packed.n_out]
     return np.ascontiguousarray(rows[:, packed.columns])
 
 
-def _padded_codes(packed: PackedWeight) -> Codes:
+def padded_codes(packed: PackedWeight) -> Codes:
     """Return all codes, those of the padding too: (16 n_tiles, n_padded)."""
     shifts = np.arange(0, 8, packed.bits, dtype=np.uint8)
     mask = np.uint8(2**packed.bits - 1)

@@ -25,6 +25,12 @@ _SCHEMA = (
     "int bits, int n_out, int n_in, int group_size, int twice_zero, "
     "Tensor? bias=None) -> Tensor"
 )
+# Rows rounded to integers between -top and top, with a scale of their own or a given
+# one, times any integers: what networks of all formats come down to.
+_INTEGER = "linear_integer"
+_INTEGER_SCHEMA = _SCHEMA.replace(
+    "Tensor? bias=None", "Tensor? bias, int top, float? static_scale"
+)
 _MAX_TWICE_ZERO = 510  # for which sums in 32 bits are exact; see pack
 
 # By the id of the tensor of codes: that tensor, the state of all, and the weight, which
@@ -57,6 +63,80 @@ def tensors_of(packed: PackedWeight) -> PackedTensors:
     )
     _remember(tensors, _state(tensors), packed)
     return tensors
+
+
+def device_of(device: Any) -> torch.device:
+    """Return a device with its number; None is the CPU, "cuda" the current GPU."""
+    found = torch.device("cpu" if device is None else device)
+    if found.type == "cuda" and found.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return found
+
+
+def tensors_on(packed: PackedWeight, device: torch.device) -> PackedTensors:
+    """Return a packed weight as tensors on a device, the same ones at each call."""
+    if device.type == "cpu":
+        return tensors_of(packed)
+    if device.type != "cuda":
+        raise ValueError(
+            f"device={str(device)!r} has no kernels: it must be a CPU or a GPU of CUDA."
+        )
+    from uqlib_kernels import cuda
+
+    cuda.load()
+    found: PackedTensors = packed.kept(
+        f"tensors on {device}", lambda packed: _moved(arranged_tensors(packed), device)
+    )
+    return found
+
+
+def _moved(tensors: PackedTensors, device: torch.device) -> PackedTensors:
+    parts = tensors._asdict()
+    for name, part in parts.items():
+        parts[name] = part.to(device) if isinstance(part, Tensor) else part
+    return PackedTensors(**parts)
+
+
+def arranged_tensors(packed: PackedWeight) -> PackedTensors:
+    """Return tensors in the order in which the kernels of a GPU read them.
+
+    They are on the CPU. The codebook becomes the bits of its 16 values, then those of
+    the 256 pairs of them in half precision, in bfloat16, and of what bfloat16 leaves
+    of them, (784,) of int32. Where zero points differ, `twice_zero` is 1 if bfloat16
+    does not hold all differences of codes and zero points, else 0.
+    """
+    from uqlib_kernels.cuda._arrange import arranged_codes
+
+    codes = torch.from_numpy(arranged_codes(packed))
+    return PackedTensors(
+        codes.view(torch.int8) if packed.bits == 8 else codes,
+        torch.tensor(packed.scale),
+        None if packed.zero_point is None else torch.tensor(packed.zero_point),
+        None if packed.codebook is None else _codebook_words(packed.codebook),
+        packed.bits,
+        packed.n_out,
+        packed.n_in,
+        packed.group_size,
+        packed.twice_zero if packed.zero_point is None else _has_fine_zeros(packed),
+    )
+
+
+def _codebook_words(codebook: NDArray[np.float32]) -> Tensor:
+    values = torch.tensor(codebook)
+    rounded = values.to(torch.bfloat16)
+    words, i = [values.view(torch.int32)], torch.arange(256)
+    for table in (values.half(), rounded, (values - rounded.float()).to(rounded.dtype)):
+        bits = table.view(torch.int16).to(torch.int32) & 0xFFFF
+        words.append(bits[i % 16] | bits[i // 16] << 16)
+    return torch.cat(words)
+
+
+def _has_fine_zeros(packed: PackedWeight) -> int:
+    """Return 1 if some difference of a code and a zero point has more than 8 bits."""
+    zero = torch.tensor(packed.zero_point)
+    codes = torch.arange(2**packed.bits, dtype=torch.float32)
+    differences = codes - zero.unique()[:, None]
+    return int(not torch.equal(differences.to(torch.bfloat16).float(), differences))
 
 
 def weight_of(tensors: PackedTensors) -> PackedWeight:
@@ -175,6 +255,19 @@ def _on_cpu(function: Callable[..., NDArray[np.float32]]) -> Callable[..., Tenso
     return run
 
 
+def _integer_on_cpu(x: Tensor, *arguments: Any) -> Tensor:
+    """Multiply rows of bytes, rounded as asked for, with integers of any bits."""
+    *weight_and_bias, top, static_scale = arguments
+
+    def function(rows: Any, packed: PackedWeight, bias: Any) -> NDArray[np.float32]:
+        from uqlib_kernels._integer import integer_linear
+
+        rows, bias = ops._operands(rows, packed, bias, None)
+        return integer_linear(rows, packed, bias, top=top, static_scale=static_scale)
+
+    return _on_cpu(function)(x, *weight_and_bias)
+
+
 def _shape_only(x: Tensor, *arguments: Any) -> Tensor:
     """Return an empty tensor of the shape of the result, for tracing."""
     n_out, n_in = arguments[5], arguments[6]
@@ -204,9 +297,12 @@ def _no_gradient(name: str) -> Callable[..., Any]:
 # Held by this module: when a library is collected its operations are gone.
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
-for _name in OPERATIONS:
-    LIBRARY.define(_name + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(_name, _on_cpu(getattr(ops, _name)), "CPU")
+_CPU = {name: (_SCHEMA, _on_cpu(getattr(ops, name))) for name in OPERATIONS}
+_CPU[_INTEGER] = (_INTEGER_SCHEMA, _integer_on_cpu)
+
+for _name, (_schema, _function) in _CPU.items():
+    LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(_name, _function, "CPU")
     _full = f"{NAMESPACE}::{_name}"
     torch.library.register_fake(_full, _shape_only, lib=LIBRARY)
     torch.library.register_autograd(_full, _no_gradient(_name), lib=LIBRARY)
