@@ -203,8 +203,8 @@ def test_values_that_no_kernel_looks_up():
 
 def test_unknown_backends():
     for make in (QuantizedRegressor, QuantizedClassifier):
-        with pytest.raises(ValueError, match="backend='cuda' must be one of"):
-            make(mlp(), backend="cuda").fit(X, y)
+        with pytest.raises(ValueError, match="backend='tpu' must be one of"):
+            make(mlp(), backend="tpu").fit(X, y)
     with pytest.raises(ValueError, match="backend='gpu' must be one of"):
         QuantizedRegressor.load("nowhere", backend="gpu")
 

@@ -31,6 +31,7 @@ from uqlib.quantized._parts import quantize_part
 from uqlib.quantized._report import fitted_report
 from uqlib.quantized._resolve import (
     check_backend,
+    check_device,
     check_last_layer_bits,
     find_scheme,
     part_scheme,
@@ -114,6 +115,7 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
         weight = check_sample_weight(sample_weight, n_rows)
         model = self._float_model(X, y, weight)
         opened = open_model(model)
+        check_device(self.backend, {part.name: part.adapter for part in opened.parts})
         random_state = check_random_state(self.random_state)
         names = [part.name for part in opened.parts]
         parts = {
@@ -246,8 +248,10 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
             The float model, or one of the same shape: a torch module may be untrained,
             the last step of a pipeline unfitted. It is not changed. With the float
             model itself `drift` works again.
-        backend : {"auto", "numba", "reference"}, default="auto"
-            What computes the predictions; a file does not say.
+        backend : {"auto", "cuda", "numba", "reference"}, default="auto"
+            What computes the predictions; a file does not say. "cuda" needs an
+            `estimator` on a GPU and the kernels of `uqlib_kernels.cuda`, "auto" takes
+            them where both are there.
 
         Returns
         -------
@@ -260,7 +264,10 @@ class BaseQuantizedModel(MetaEstimatorMixin, BaseEstimator):
         ------
         ValueError
             If the file is damaged, of a later version or of the other task, or the
-            model that is needed is missing or has another shape.
+            model that is needed is missing, has another shape or, for "cuda", is not
+            on a GPU.
+        KernelUnavailableError
+            If the backend is "cuda" and its kernels are not built.
         """
         check_backend(backend)
         return load_estimator(cls, path, estimator, backend)

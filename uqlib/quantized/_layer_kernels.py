@@ -14,9 +14,13 @@ code, to one code of that input. Sums of integers are exact.
 
 `uqlib_kernels` is imported when a kernel first runs; packed weights are made then and
 are no part of a pickle.
+
+Which kernels of a GPU there are is said here as well; what runs them is written in
+torch (`_torch_kernels`).
 """
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -29,6 +33,7 @@ from uqlib.quantized._grid import Grid
 from uqlib.quantized._layers import QuantizedLayer
 
 REFERENCE = "reference"
+CUDA = "cuda"
 FLOAT = "float weights (BLAS)"
 _PACKED_BITS = (1, 2, 4, 8)
 _CODEBOOK = 16  # levels that a kernel looks up
@@ -95,8 +100,8 @@ def layer_operation(layer: QuantizedLayer, backend: str) -> str:
     ----------
     layer : QuantizedLayer
         Any.
-    backend : {"auto", "numba", "reference"}
-        As in the estimators.
+    backend : {"auto", "cuda", "numba", "reference"}
+        As in the estimators; "cuda" for a layer on a GPU whose kernels are there.
 
     Returns
     -------
@@ -110,7 +115,7 @@ def layer_operation(layer: QuantizedLayer, backend: str) -> str:
     if activation is None:
         if backend == "auto" or isinstance(form, str):
             return FLOAT
-        return _with_sides(_float_operation(form), layer)
+        return _with_sides(_float_operation(form, backend), layer)
     if isinstance(form, str):
         return f"{REFERENCE}: {form}"
     if not isinstance(activation, DynamicRange):
@@ -129,8 +134,32 @@ def has_kernels() -> bool:
     return all(find_spec(name) is not None for name in ("numba", "uqlib_kernels"))
 
 
-def _float_operation(form: WeightForm) -> str:
-    return "linear_w4a32" if form.bits <= 4 else "linear_dequantized"
+def has_cuda_kernels() -> bool:
+    """Return whether there are kernels for the GPUs of this machine."""
+    if not has_kernels():
+        return False
+    from uqlib_kernels import cuda
+
+    return bool(cuda.is_available())
+
+
+def load_cuda_kernels() -> None:
+    """Load the kernels for GPUs.
+
+    Raises
+    ------
+    KernelUnavailableError
+        If they are not built, or there is no GPU; it says what to do.
+    """
+    from uqlib_kernels import cuda
+
+    cuda.load()
+
+
+def _float_operation(form: WeightForm, backend: str) -> str:
+    if form.bits == 4 or (form.bits < 4 and backend != CUDA):
+        return "linear_w4a32"
+    return "linear_dequantized"
 
 
 def _with_sides(name: str, layer: QuantizedLayer) -> str:
@@ -152,11 +181,19 @@ class LayerKernel:
         What `layer_operation` has a kernel for.
     backend : {"auto", "numba"}
         As in the estimators.
+    pack : callable () -> PackedWeight, default=None
+        Who has the packed weight already; None makes it.
     """
 
-    def __init__(self, layer: QuantizedLayer, backend: str) -> None:
+    def __init__(
+        self,
+        layer: QuantizedLayer,
+        backend: str,
+        pack: Callable[[], Any] | None = None,
+    ) -> None:
         self.layer = layer
         self.operation = layer_operation(layer, backend)
+        self._pack = pack
         self._packed: Any = None
 
     def __call__(self, x: FloatArray) -> NDArray[np.float32]:
@@ -199,7 +236,8 @@ class LayerKernel:
         packed = self._packed
         if packed is None:
             floats = self.operation.startswith("linear_w4a32")
-            self._packed = packed = packed_weight(self.layer, 4 if floats else 1)
+            own = partial(packed_weight, self.layer, 4 if floats else 1)
+            self._packed = packed = (self._pack or own)()
         return packed
 
     def _in_float(self, x: FloatArray, packed: Any, bias: Any) -> NDArray[np.float32]:
@@ -248,7 +286,7 @@ class LayerKernel:
         return csr_array((values, (row, column)), shape=shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_packed": None}
+        return vars(self) | {"_pack": None, "_packed": None}
 
 
 def packed_weight(layer: QuantizedLayer, least_bits: int = 1) -> Any:

@@ -32,13 +32,15 @@ class QuantizedRegressor(RegressorMixin, BaseQuantizedModel):
     method : str, default=None
         Name of a rounding ("rtn", "gptq", "gptq+cd", "flexround", ...) or of a recipe
         that replaces parts of the scheme; None leaves it as it is.
-    backend : {"auto", "numba", "reference"}, default="auto"
+    backend : {"auto", "cuda", "numba", "reference"}, default="auto"
         What computes the predictions. "numba" are compiled kernels that multiply codes,
         in integers where activations are rounded; networks compute in single precision
-        then. "reference" is NumPy or torch in float on the rounded weights and
-        activations. "auto" takes kernels but for layers whose activations stay in
-        float, where products of floats are as fast for many rows. `layers_` says what
-        computes each layer.
+        then. "cuda" are kernels for GPUs: it needs a torch module whose parameters are
+        on one, and the kernels of `uqlib_kernels.cuda`. "reference" is NumPy or torch
+        in float on the rounded weights and activations. "auto" takes kernels, on a GPU
+        those of "cuda" if they are there, on a CPU but for layers whose activations
+        stay in float, where products of floats are as fast for many rows. `layers_`
+        says what computes each layer.
     last_layer_bits : int or None, default=8
         Bits that the last layer of a network has at least, since its few weights
         matter most; None treats it like the others.
@@ -177,13 +179,15 @@ class QuantizedClassifier(ClassifierMixin, BaseQuantizedModel):
     method : str, default=None
         Name of a rounding ("rtn", "gptq", "gptq+cd", "flexround", ...) or of a recipe
         that replaces parts of the scheme; None leaves it as it is.
-    backend : {"auto", "numba", "reference"}, default="auto"
+    backend : {"auto", "cuda", "numba", "reference"}, default="auto"
         What computes the predictions. "numba" are compiled kernels that multiply codes,
         in integers where activations are rounded; networks compute in single precision
-        then. "reference" is NumPy or torch in float on the rounded weights and
-        activations. "auto" takes kernels but for layers whose activations stay in
-        float, where products of floats are as fast for many rows. `layers_` says what
-        computes each layer.
+        then. "cuda" are kernels for GPUs: it needs a torch module whose parameters are
+        on one, and the kernels of `uqlib_kernels.cuda`. "reference" is NumPy or torch
+        in float on the rounded weights and activations. "auto" takes kernels, on a GPU
+        those of "cuda" if they are there, on a CPU but for layers whose activations
+        stay in float, where products of floats are as fast for many rows. `layers_`
+        says what computes each layer.
     last_layer_bits : int or None, default=8
         Bits that the last layer of a network has at least, since its few weights
         matter most; None treats it like the others.

@@ -45,7 +45,7 @@ def fitted_report(
         The float model.
     parts : mapping of name to quantized part
         Its parts.
-    backend : {"auto", "numba", "reference"}, default="auto"
+    backend : {"auto", "cuda", "numba", "reference"}, default="auto"
         What computes the predictions.
 
     Returns

@@ -1,13 +1,15 @@
 """What the parameters of a quantized estimator stand for."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from numbers import Integral
 from typing import Any
 
+from uqlib.quantized._layer_kernels import CUDA, load_cuda_kernels
 from uqlib.quantized._recipes import RECIPES
 from uqlib.quantized._scheme import ROUNDINGS, QuantizationScheme
 
-BACKENDS = ("auto", "numba", "reference")
+BACKENDS = ("auto", "cuda", "numba", "reference")
 AUTO = "auto"
 NETWORK_SCHEME = "w8a8"
 
@@ -121,6 +123,43 @@ def check_backend(backend: Any) -> None:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} must be one of {list(BACKENDS)}.")
+
+
+def check_device(backend: str, adapters: Mapping[str, Any]) -> None:
+    """Refuse a backend for models that are not where it computes.
+
+    Parameters
+    ----------
+    backend : str
+        One that exists.
+    adapters : mapping of str to adapter
+        Of the parts of a model, by name.
+
+    Raises
+    ------
+    ValueError
+        If the backend is "cuda" and some part is no torch module on a GPU.
+    KernelUnavailableError
+        If the kernels for GPUs are not there.
+    """
+    if backend != CUDA:
+        return
+    problem = "" if adapters else "nothing of this model can be quantized"
+    for name, adapter in adapters.items():
+        found = getattr(adapter, "device_types", None)
+        what = f"part {name!r}" if name else "this model"
+        if found is None:
+            problem = f"{what} is no torch module"
+        elif found != {CUDA}:
+            where = ", ".join(map(repr, sorted(found)))
+            problem = f"the parameters of {what} are on {where}"
+    if problem:
+        raise ValueError(
+            f"backend={CUDA!r} computes torch modules on a GPU, but {problem}. Move "
+            "the module with module.to('cuda') before it is quantized, or pass "
+            "backend='auto'."
+        )
+    load_cuda_kernels()
 
 
 def check_last_layer_bits(bits: Any) -> None:

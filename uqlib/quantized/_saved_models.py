@@ -22,6 +22,7 @@ from uqlib.quantized._composites import pipeline_slots
 from uqlib.quantized._open import OpenedModel, _Assembly, open_model
 from uqlib.quantized._open_torch import is_torch_module
 from uqlib.quantized._report import fitted_report
+from uqlib.quantized._resolve import check_device
 from uqlib.quantized._saved_arrays import ArrayReader, ArrayWriter
 from uqlib.quantized._saved_checks import count_of, demand, text_of
 from uqlib.quantized._saved_estimators import labels_from, stored_labels
@@ -162,7 +163,7 @@ def load_estimator(
         `QuantizedRegressor` or `QuantizedClassifier`.
     path, estimator : object
         As in `load_model`.
-    backend : {"auto", "numba", "reference"}, default="auto"
+    backend : {"auto", "cuda", "numba", "reference"}, default="auto"
         What computes the predictions.
 
     Returns
@@ -172,6 +173,8 @@ def load_estimator(
         that was quantized.
     """
     saved = load_model(path, kind._task, estimator)
+    parts = saved.opened.parts
+    check_device(backend, {part.name: part.adapter for part in parts})
     model = kind(saved.estimator, **saved.parameters, backend=backend)
     report = fitted_report(saved.opened, saved.parts, model.backend)
     model._set_quantized(saved.float_model, saved.opened, saved.parts, report)

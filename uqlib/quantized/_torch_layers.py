@@ -17,6 +17,7 @@ Numbers are in single precision, in double where the module is; results have the
 the inputs. Where activations stay in float, y = W_eff x + b (see `_layers`).
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,31 +28,33 @@ from torch.nn import functional as F
 
 from uqlib._typing import FloatArray
 from uqlib.quantized._adapter import LayerSpec
-from uqlib.quantized._layer_kernels import (
-    FLOAT,
-    REFERENCE,
-    LayerKernel,
-    is_compiled,
-    layer_operation,
-)
+from uqlib.quantized._layer_kernels import REFERENCE
 from uqlib.quantized._layers import QuantizedLayer
+from uqlib.quantized._torch_kernels import (
+    QuantizedModule,
+    kernel_outputs,
+    own_type,
+    set_kernels,
+)
 
 _CHUNK = 2**22  # numbers held at once in patches
 
 
-class QuantizedLinear(nn.Linear):
+class QuantizedLinear(QuantizedModule, nn.Linear):
     """A linear layer whose class was changed by `set_quantized`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs of the quantized layer."""
-        x = input.to(self.weight.dtype)
-        if _has_float_inputs(self) and not _runs_compiled(self, x):
+        x = own_type(self, input)
+        if self.torch_kernel is None and _has_float_inputs(self):
             return F.linear(x, self.weight, self.bias).to(input.dtype)
+        if x.dim() == 2:
+            return _outputs_of_rows(self, x).to(input.dtype)
         y = _outputs_of_rows(self, x.reshape(-1, self.in_features))
         return y.reshape(*x.shape[:-1], self.out_features).to(input.dtype)
 
 
-class QuantizedConv1d(nn.Conv1d):
+class QuantizedConv1d(QuantizedModule, nn.Conv1d):
     """A convolution whose class was changed by `set_quantized`."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -59,7 +62,7 @@ class QuantizedConv1d(nn.Conv1d):
         return _convolution(self, input)
 
 
-class QuantizedConv2d(nn.Conv2d):
+class QuantizedConv2d(QuantizedModule, nn.Conv2d):
     """A convolution whose class was changed by `set_quantized`."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -94,7 +97,7 @@ def layer_spec(name: str, module: Any) -> LayerSpec:
     if not isinstance(module, nn.Linear):
         kind = "conv" if module.groups == 1 else "grouped"
     weight = numpy_array(module.weight)
-    weight = weight.reshape(len(weight), int(np.prod(weight.shape[1:])))
+    weight = weight.reshape(len(weight), math.prod(weight.shape[1:]))
     bias = None if module.bias is None else numpy_array(module.bias)
     return LayerSpec(name, weight, bias, kind)
 
@@ -121,35 +124,6 @@ def layer_rows(module: Any, x: Tensor) -> Iterator[FloatArray]:
         yield numpy_array(patches.reshape(-1, patches.shape[2]))
 
 
-def module_operation(module: Any, layer: QuantizedLayer, backend: str) -> str:
-    """Return the name of what computes a layer of a module.
-
-    Parameters
-    ----------
-    module : module of a type in LAYERS
-        In float or quantized.
-    layer : QuantizedLayer
-        Of the same shape.
-    backend : {"auto", "numba", "reference"}
-        As in the estimators.
-
-    Returns
-    -------
-    str
-        As `layer_operation`. Modules in double precision, which kernels do not have,
-        and convolutions whose inputs stay in float are computed by torch.
-    """
-    operation = layer_operation(layer, backend)
-    if not is_compiled(operation):
-        return operation
-    if module.weight.dtype == torch.float64:
-        is_float = layer.activation is None
-        return FLOAT if is_float else f"{REFERENCE}: module in double precision"
-    if layer.activation is None and not isinstance(module, nn.Linear):
-        return FLOAT
-    return operation
-
-
 def set_quantized(module: Any, layer: QuantizedLayer, backend: str = REFERENCE) -> None:
     """Let a module compute with a quantized layer, in place.
 
@@ -162,10 +136,9 @@ def set_quantized(module: Any, layer: QuantizedLayer, backend: str = REFERENCE) 
         Changed.
     layer : QuantizedLayer
         Of the same shape.
-    backend : {"auto", "numba", "reference"}, default="reference"
-        What computes it on a CPU.
+    backend : {"auto", "cuda", "numba", "reference"}, default="reference"
+        What computes it.
     """
-    operation = module_operation(module, layer, backend)
     dtype = _compute_dtype(module.weight.dtype)
     place = {"device": module.weight.device, "dtype": dtype}
     weight = torch.as_tensor(effective_weight(module, layer), **place)
@@ -184,9 +157,9 @@ def set_quantized(module: Any, layer: QuantizedLayer, backend: str = REFERENCE) 
     module.register_buffer("weight", weight)
     module.register_buffer("bias", bias)
     module.register_buffer("transformed_weight", transformed)
-    module.quantized_layer = layer
-    is_kernel = is_compiled(operation)
-    module.layer_kernel = LayerKernel(layer, backend) if is_kernel else None
+    module.quantized_layer, module.quantized_backend = layer, backend
+    module.register_module("torch_kernel", None)
+    set_kernels(module)
 
 
 def write_weights(module: Any, layer: QuantizedLayer) -> None:
@@ -230,7 +203,7 @@ def effective_weight(module: Any, layer: QuantizedLayer) -> FloatArray:
     """
     weight = layer.effective_weight()
     shape = tuple(module.weight.shape)
-    if weight.shape != (shape[0], int(np.prod(shape[1:]))):
+    if weight.shape != (shape[0], math.prod(shape[1:])):
         raise ValueError(
             f"The quantized layer {layer.name!r} has weights of shape {weight.shape}, "
             f"but the layer of the module has {shape}. Use the module that was "
@@ -265,25 +238,20 @@ def _has_float_inputs(module: Any) -> bool:
     return module.quantized_layer.activation is None
 
 
-def _runs_compiled(module: Any, x: Tensor) -> bool:
-    """Return whether a kernel computes a module: on a CPU, and before a cast."""
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    return on_cpu and module.layer_kernel is not None
-
-
-@torch.compiler.disable
-def _compiled_outputs(module: Any, rows: Tensor) -> Tensor:
-    return torch.from_numpy(module.layer_kernel(rows.detach().numpy()))
-
-
 def _outputs_of_rows(module: Any, rows: Tensor) -> Tensor:
-    """Return (What + O + U V) A(T x) + b, NaN for rows that are not finite.
-
-    Without a kernel T and A are computed by the reference.
-    """
-    if _runs_compiled(module, rows):
-        y: Tensor = _compiled_outputs(module, rows)
+    """Return (What + O + U V) A(T x) + b, NaN for rows that are not finite."""
+    y = kernel_outputs(module, rows)
+    if y is not None:
         return y
+    if _has_float_inputs(module):
+        return F.linear(rows.to(module.weight.dtype), module.weight, module.bias)
+    reference: Tensor = _reference_outputs(module, rows)
+    return reference
+
+
+@torch.compiler.disable  # NumPy, which no graph holds
+def _reference_outputs(module: Any, rows: Tensor) -> Tensor:
+    """Return the same with T and A computed by the reference."""
     layer: QuantizedLayer = module.quantized_layer
     seen: FloatArray = numpy_array(rows)
     is_lost = ~np.isfinite(seen).all(axis=1)
@@ -299,7 +267,7 @@ def _outputs_of_rows(module: Any, rows: Tensor) -> Tensor:
 
 
 def _convolution(module: Any, input: Tensor) -> Tensor:
-    x = input.to(module.weight.dtype)
+    x = own_type(module, input)
     if _has_float_inputs(module):
         y: Tensor = module._conv_forward(x, module.weight, module.bias)
         return y.to(input.dtype)
@@ -332,7 +300,7 @@ def _patches(module: Any, x: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]
     if len(shape) == 1:
         x = x.unsqueeze(2)
     kernel, dilation, stride = ((1, *s) if len(s) == 1 else s for s in sizes)
-    numbers = int(np.prod(shape)) * x.shape[1] * int(np.prod(kernel))
+    numbers = math.prod(shape) * x.shape[1] * math.prod(kernel)
     for part in torch.split(x, max(1, _CHUNK // max(1, numbers))):
         columns = F.unfold(part, kernel, dilation, 0, stride)
         yield columns.transpose(1, 2), shape

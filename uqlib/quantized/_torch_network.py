@@ -19,9 +19,9 @@ from uqlib.quantized._torch_attention import (
     close_attention,
     is_self_attention,
 )
+from uqlib.quantized._torch_kernels import device_type, module_operation
 from uqlib.quantized._torch_layers import (
     layer_rows,
-    module_operation,
     set_quantized,
     write_weights,
 )
@@ -62,6 +62,11 @@ class TorchNetwork:
     def layers(self) -> tuple[LayerSpec, ...]:
         """Layers in the order of their first calls."""
         return self._survey().layers
+
+    @property
+    def device_types(self) -> set[str]:
+        """Where the parameters of the module are: "cpu", "cuda" and others."""
+        return {device_type(p.device) for p in self.host.module.parameters()}
 
     @property
     def skipped(self) -> tuple[SkippedLayer, ...]:
