@@ -25,7 +25,7 @@ install = $(BIN)/python -m pip install $(if $(strip $(TORCH)),"$(TORCH)") \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-isa test-oldest doctest lint format docs bench bench-data clean
+.PHONY: help demo test test-all test-isa test-oldest doctest lint format docs bench gpu bench-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) \
@@ -51,7 +51,8 @@ test-isa: $(VENV)/.test ## the kernels at every level of instructions of this ma
 	  $(call pytest,$(VENV)) -m "not slow" $(ISA_TESTS) || exit 1; done
 
 doctest: $(VENV)/.test ## the examples in docstrings, user guide and README
-	$(BIN)/python -m pytest -q --doctest-modules uqlib kernels/uqlib_kernels
+	$(BIN)/python -m pytest -q --doctest-modules uqlib kernels/uqlib_kernels \
+	  --ignore-glob='*/triton_twins/_torch_*'
 	$(BIN)/python -m pytest -q --doctest-glob='*.rst' --doctest-glob='*.md' \
 	  docs README.md
 
@@ -69,6 +70,9 @@ docs: $(VENV)/.doc ## build the documentation; warnings are errors
 
 bench: $(VENV)/.bench ## ratios against the peers
 	$(BIN)/python tests/benchmarks/run.py
+
+gpu: ## on a machine with a GPU: build its kernels, check and time them
+	PYTHONPATH=.:kernels $(PYTHON) tests/benchmarks/gpu.py
 
 bench-data: $(VENV)/.bench ## losses and coverage on real data; an hour
 	cd tests/benchmarks && PYTHONPATH=../..:../../kernels \
