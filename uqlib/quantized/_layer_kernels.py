@@ -12,8 +12,8 @@ Kernels compute in single precision: outputs equal the reference's to 1e-5 of th
 largest one, and where double precision would round an input of a layer to the next
 code, to one code of that input. Sums of integers are exact.
 
-`uqlib_kernels` is imported when a kernel first runs; packed weights are made then and
-are no part of a pickle.
+`uqlib_kernels` is imported when a kernel first runs, for torch modules when a kernel is
+made; packed weights are made then and are no part of a pickle.
 
 Which kernels of a GPU there are is said here as well; what runs them is written in
 torch (`_torch_kernels`).

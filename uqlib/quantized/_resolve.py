@@ -150,6 +150,8 @@ def check_device(backend: str, adapters: Mapping[str, Any]) -> None:
         what = f"part {name!r}" if name else "this model"
         if found is None:
             problem = f"{what} is no torch module"
+        elif not found:
+            problem = f"{what} has no parameters"
         elif found != {CUDA}:
             where = ", ".join(map(repr, sorted(found)))
             problem = f"the parameters of {what} are on {where}"

@@ -185,8 +185,8 @@ def own_type(module: Any, input: Tensor) -> Tensor:
     Tensor
         As it is where kernels of a GPU take halves, else in the type of the weights.
     """
-    on_gpu = module.torch_kernel is not None and module.layer_kernel is None
-    if on_gpu and input.dtype in _HALVES:
+    takes_halves = module.layer_kernel is None  # looked up faster than a module
+    if takes_halves and input.dtype in _HALVES and module.torch_kernel is not None:
         return input
     return input.to(module.weight.dtype)
 
@@ -220,6 +220,6 @@ def kernel_outputs(module: Any, rows: Tensor) -> Tensor | None:
 
 def _is_plain(rows: Tensor) -> bool:
     """Return whether rows are numbers in memory, not those of a trace."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():  # of torch.jit
         return False
     return type(rows) is Tensor and rows.device.type == "cpu"

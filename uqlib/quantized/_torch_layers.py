@@ -46,9 +46,9 @@ class QuantizedLinear(QuantizedModule, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs of the quantized layer."""
         x = own_type(self, input)
-        if self.torch_kernel is None and _has_float_inputs(self):
+        if _has_float_inputs(self) and self.torch_kernel is None:
             return F.linear(x, self.weight, self.bias).to(input.dtype)
-        if x.dim() == 2:
+        if x.dim() == 2 and x.shape[1] == self.in_features:
             return _outputs_of_rows(self, x).to(input.dtype)
         y = _outputs_of_rows(self, x.reshape(-1, self.in_features))
         return y.reshape(*x.shape[:-1], self.out_features).to(input.dtype)

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from uqlib.quantized._activations import CrossRange
 from uqlib.quantized._layer_kernels import fixed_scale, packed_weight
 from uqlib.quantized._layers import QuantizedLayer
-from uqlib.quantized._torch_transforms import as_float, keep, transform_module
+from uqlib.quantized._torch_transforms import as_float, keep, product, transform_module
 from uqlib.quantized._transforms import CROSS_ALPHA
 
 _BYTE = 127  # the largest code of the operations that are named after their bits
@@ -74,11 +74,15 @@ class TorchKernel(nn.Module):
         self.packed = packed if device.type == "cpu" else None
         self.numbers = tensors[4:]
         self.operation, self.rounding, self.settings = _plan(layer, packed)
-        self.transforms = nn.Sequential(*map(transform_module, layer.transforms))
-        self.sides = nn.ModuleList(_sides(layer))
+        transforms = [transform_module(part) for part in layer.transforms]
+        sides = list(_sides(layer))
+        # What goes through all modules, as a prediction does, finds no empty ones.
+        self.transforms = nn.Sequential(*transforms) if transforms else None
+        self.sides = nn.ModuleList(sides) if sides else ()
         keep(self, **dict(zip(tensors._fields[:4], tensors[:4], strict=True)))
         keep(self, bias=None if layer.bias is None else as_float(layer.bias))
         super()._apply(lambda tensor: tensor.to(device))  # type: ignore[no-untyped-call]
+        super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs of the layer.
@@ -93,7 +97,7 @@ class TorchKernel(nn.Module):
         Tensor of shape (n_rows, n_out)
             In the type of x; sums are in single precision.
         """
-        seen = self.transforms(x.float()) if len(self.transforms) else x
+        seen = x if self.transforms is None else self.transforms(x.float())
         if self.rounding is not None:
             y, seen = self._of_codes(*self.rounding(seen.float()))
         else:
@@ -120,6 +124,10 @@ class TorchKernel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         return self  # it keeps types and device: what holds it makes another one
+
+    def train(self, mode: bool = True) -> Any:
+        """Do nothing: it computes the same in every mode."""
+        return self
 
 
 def _plan(layer: Any, packed: Any) -> tuple[str, Any, tuple[Any, ...]]:
@@ -219,4 +227,4 @@ class _LowRank(nn.Module):
         keep(self, left=as_float(left), right=as_float(right))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(x, self.right), self.left)
+        return product(product(x, self.right.t()), self.left.t())

@@ -326,4 +326,5 @@ def _evaluating(module: Any) -> Iterator[None]:
         yield
     finally:
         for part, training in modes:
-            part.training = training
+            if part.training != training:
+                part.training = training

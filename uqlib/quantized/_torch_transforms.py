@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from uqlib.quantized._hadamard import BlockHadamard, block_sizes
 from uqlib.quantized._layers import QuantizedLayer
@@ -77,6 +76,28 @@ def keep(module: nn.Module, **tensors: Tensor | None) -> None:
             module.register_buffer(name, tensor, persistent=False)
 
 
+def product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return a product in single precision, also where autocast is on.
+
+    Parameters
+    ----------
+    x : Tensor of shape (..., n_in)
+        Rows in single precision.
+    matrix : Tensor of shape (n_in, n_out)
+        In single precision.
+
+    Returns
+    -------
+    Tensor of shape (..., n_out)
+        In single precision.
+    """
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):  # as a rule; graphs then know nothing of it
+        return x @ matrix
+    with torch.autocast(kind, enabled=False):
+        return x @ matrix
+
+
 class _Divided(nn.Module):
     scale: Tensor
 
@@ -107,7 +128,7 @@ class _Turned(nn.Module):
         keep(self, matrix=as_float(transform.matrix))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.matrix)
+        return product(x, self.matrix.t())
 
 
 # The Walsh-Hadamard matrix of b = f_1 f_2 ... is the Kronecker product of those of the
@@ -126,13 +147,13 @@ class _Rotated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = torch.split(x * self.signs, self.sizes, dim=1)
-        return torch.cat([self._rotated(part) for part in parts], dim=1)
+        return torch.cat(list(map(self._rotated, parts, self.sizes)), dim=1)
 
-    def _rotated(self, x: Tensor) -> Tensor:
-        n_rows, size = x.shape
+    def _rotated(self, x: Tensor, size: int) -> Tensor:
+        n_rows = x.shape[0]
         for factor in _factors(size):
             digits = x.reshape(n_rows, size // factor, factor)
-            x = (digits @ getattr(self, f"matrix_{factor}")).transpose(1, 2)
+            x = product(digits, getattr(self, f"matrix_{factor}")).transpose(1, 2)
         return x.reshape(n_rows, size) / sqrt(size)
 
 
