@@ -133,6 +133,11 @@ void check_tensor(const char* name, const Tensor& tensor, const Tensor& x,
                   "uqlib_kernels: ", name, " must be on the device of x.");
 }
 
+void check_address(const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0,
+                  "uqlib_kernels: ", name, " must begin at a multiple of 16 bytes: use clone().");
+}
+
 int64_t up_to(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -178,15 +183,15 @@ struct Weight {
     if (bits != 8) shape = {tiles, columns.n_columns / uqlib::columns_of_step(bits), 32, 16};
     const std::vector<int64_t> scales = {tiles, columns.n_groups, kTileRows};
     check_tensor("codes", codes, x, shape, bits == 8 ? ScalarType::Char : ScalarType::Byte);
+    check_address("codes", codes);
+    check_address("scale", scale);
+    if (zero) check_address("zero_point", *zero);
     check_tensor("scale", scale, x, scales, ScalarType::Float);
     if (zero) check_tensor("zero_point", *zero, x, scales, ScalarType::Float);
     // The bits of sixteen values; of their pairs in half precision, in bfloat16, and of
     // what bfloat16 leaves of them.
     if (codebook) check_tensor("codebook", *codebook, x, {16 + 3 * 256}, ScalarType::Int);
-    is_fine = zero ? twice_zero != 0 : !is_short(uniform_zero);
   }
-
-  bool is_fine;  // bfloat16 does not hold all differences of codes and zero points
 
   const uint32_t* pairs(int type, bool rest = false) const {
     if (!codebook) return nullptr;
@@ -206,12 +211,6 @@ struct Weight {
     p.group_columns = columns.group_columns;
     p.n_groups = columns.n_groups;
     return p;
-  }
-
-  // Whether all q - z have at most 8 bits.
-  bool is_short(float z) const {
-    const float most = std::max(std::fabs(z), std::fabs(static_cast<float>((1 << bits) - 1) - z));
-    return most <= 128.0f || (z == std::floor(z) && most <= 256.0f);
   }
 
   // What the kernels of integers take off each code.
@@ -259,6 +258,8 @@ std::optional<Tensor> checked_bias(std::optional<Tensor> bias, const Tensor& x, 
 // Products of tensor cores for few or some rows; y is of type `out`.
 void multiply(Product p, int type, int bits, int out, const Tensor& like, void* stream) {
   const int multiprocessors = uqlib_n_multiprocessors();
+  STD_TORCH_CHECK(multiprocessors > 0,
+                  "uqlib_kernels: CUDA does not answer: is the driver as new as the library?");
   const bool few = p.n_rows <= kFewRows;
   const int64_t floats = few ? uqlib_skinny_parts(&p, bits, multiprocessors)
                              : uqlib_gemm_parts(&p, bits, multiprocessors);
@@ -333,11 +334,7 @@ Tensor weight_only(const Tensor& x, const Weight& weight, std::optional<Tensor> 
   const int type = rows.type() == UQLIB_FLOAT ? UQLIB_BFLOAT16 : rows.type();
   const int64_t planes = rows.type() == UQLIB_FLOAT ? 3 : 1;
   const ScalarType own = rows.rows.scalar_type();
-  // Only the kernel of few rows takes zero points of a codebook, and those that bfloat16
-  // does not hold, without rounding.
-  const bool has_zeros = weight.zero || weight.uniform_zero != 0.0f;
-  const bool is_odd = weight.codebook ? has_zeros : planes == 3 && weight.is_fine;
-  if (rows.n_rows * planes > (is_odd ? kFewRows : kSomeRows))
+  if (rows.n_rows * planes > kSomeRows)
     return finished(by_dequantizing(rows, weight, bias, place.stream), rows, x);
   Tensor y = made(rows.rows, {rows.n_rows, weight.n_out}, own);
   if (rows.n_rows > 0) {
@@ -383,13 +380,15 @@ Tensor integer(const Tensor& x, const Weight& weight, std::optional<Tensor> bias
   bias = checked_bias(bias, x, weight.n_out);
   const Place place(x);
   const int64_t n_rows = rows.n_rows;
-  const Columns& columns = weight.columns;
+  Columns columns = weight.columns;
   const Tensor& like = rows.rows;
   Tensor y = made(like, {n_rows, weight.n_out}, like.scalar_type());
   if (n_rows == 0) return finished(y, rows, x);
   // A library multiplies bytes in the order of the columns, which is that of 8 bits.
   const bool by_library =
       columns.n_groups == 1 && n_rows > (weight.bits == 8 ? kIntegerRows : kSomeRows);
+  // Its sums are those of whole tiles, also where the one group of a weight is half a tile.
+  if (by_library) columns.group_columns = static_cast<int>(up_to(columns.group_columns, 64));
   Tensor codes = made(like, {n_rows, columns.n_columns}, ScalarType::Char);
   Tensor row_scale = made(like, {n_rows}, ScalarType::Float);
   std::optional<Tensor> sums;

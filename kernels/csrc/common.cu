@@ -10,6 +10,9 @@ extern "C" int uqlib_n_multiprocessors() { return uqlib::n_multiprocessors(); }
 
 #if defined(UQLIB_EMULATED)
 // How the emulation draws, and the GPU that it takes itself for.
+extern "C" void uqlib_emulate_memory(int shared_memory) {
+  uqlib::emulated::machine().shared_memory = shared_memory;
+}
 extern "C" void uqlib_emulate(unsigned seed, int multiprocessors) {
   uqlib::emulated::machine().random.seed(seed);
   uqlib::emulated::machine().greedy = seed % 2 == 1;

@@ -19,7 +19,7 @@ constexpr int kStepWarps = 8;
 
 // A step of a weight as a lane holds it.
 template <int kBits>
-struct Step {
+struct StepCodes {
   static constexpr int kTiles = kBits == 8 ? 1 : tiles_of_step(kBits);
   int tile_row, first_tile, lane;
   uint32_t words[kBits == 8 ? 8 : 4];
@@ -136,10 +136,10 @@ UQLIB_KERNEL UQLIB_THREADS(kStepWarps* kLanes) dequantize(const Dequantize p) {
     if (thread_index().x < 16) table[thread_index().x] = p.codebook[thread_index().x];
     sync_block();
   }
-  Step<kBits> step;
+  StepCodes<kBits> step;
   if (!step.load(p)) return;
 #pragma unroll
-  for (int i = 0; i < 2 * Step<kBits>::kTiles; ++i) {
+  for (int i = 0; i < 2 * StepCodes<kBits>::kTiles; ++i) {
     const int place = step.column(i / 2, i % 2);
     const Run run = run_at(p.columns, place);
     if (run.count == 0) continue;
@@ -172,10 +172,10 @@ UQLIB_KERNEL UQLIB_THREADS(kStepWarps* kLanes) dequantize(const Dequantize p) {
 // Codes a byte each: q - 8 for 4 bits, else q.
 template <int kBits>
 UQLIB_KERNEL UQLIB_THREADS(kStepWarps* kLanes) expand_codes(const Dequantize p) {
-  Step<kBits> step;
+  StepCodes<kBits> step;
   if (!step.load(p)) return;
 #pragma unroll
-  for (int i = 0; i < 4 * Step<kBits>::kTiles; ++i) {
+  for (int i = 0; i < 4 * StepCodes<kBits>::kTiles; ++i) {
     const int tile = i / 4, run = i / 2 % 2, lower = i % 2;
     uint32_t q[kRun], bytes[2];
     step.codes(q, tile, run, lower, kBits == 4 ? 8u : 0u);

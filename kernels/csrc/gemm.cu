@@ -16,18 +16,26 @@ inline bool are_sizes_valid(const Product& p, int bits, int multiprocessors) {
          p.n_out % kTileRows == 0 && p.n_columns >= 1 &&
          p.n_columns % columns_of_step(bits) == 0 && p.group_columns >= 1 &&
          p.group_columns % (bits == 8 ? 64 : 32) == 0 && p.n_groups >= 1 &&
-         int64_t{p.n_groups} * p.group_columns <= p.n_columns && multiprocessors >= 1;
+         int64_t{p.n_groups} * p.group_columns <= p.n_columns && multiprocessors >= 1 &&
+         is_cut(p.n_rows, p.n_out, p.n_columns, bits);
 }
 
 inline Cut cut_of(const Product& p, int bits, int multiprocessors) {
   return cut_of(p.n_rows, p.n_out, p.n_columns, bits, multiprocessors);
 }
 
+// Sums of groups of floats, which lie behind the parts: none where they are not needed, or
+// given, as those of bytes are.
+inline int64_t floats_of_sums(const Product& p, int bits) {
+  const bool makes_sums = p.group_sums == nullptr && has_rest(p, float_center(p, bits));
+  return makes_sums ? int64_t{p.n_rows} * p.n_groups : 0;
+}
+
 template <typename L>
 int run(const Product& p, const Cut& cut, int out, Stream stream) {
-  if (is_corrected<L>(p) && p.group_sums == nullptr) return UQLIB_INVALID;
   const Index3 grid{static_cast<unsigned>(cut.n_runs), 1, 1};
-  return launch(multiply<L>, grid, kThreads, L::kBytes, stream, p, cut, out);
+  return launch(multiply<L>, grid, kThreads, L::kBytes, stream, p,
+                L::Multiplied::center_of(p), cut, out);
 }
 
 template <typename T, int kBits, bool kCodebook>
@@ -38,11 +46,23 @@ int run(const Product& p, const Cut& cut, int out, Stream stream) {
 }
 
 template <typename T>
-int run(const Product& p, int bits, const Cut& cut, int out, Stream stream) {
-  if (p.pairs != nullptr) {
-    if constexpr (!std::is_same_v<T, int8_t>)
-      if (bits == 4 && p.zero == nullptr) return run<T, 4, true>(p, cut, out, stream);
-    return UQLIB_INVALID;
+int run(Product p, int bits, const Cut& cut, int out, Stream stream) {
+  if constexpr (std::is_same_v<T, int8_t>) {
+    const bool needs_sums = has_rest(p, integer_center(bits));
+    if (p.pairs != nullptr || (needs_sums && p.group_sums == nullptr)) return UQLIB_INVALID;
+    if (!needs_sums) p.group_sums = nullptr;
+  } else {
+    if ((p.pairs != nullptr && bits != 4) || p.group_sums != nullptr) return UQLIB_INVALID;
+    if (floats_of_sums(p, bits) > 0) {
+      float* const sums = p.parts + cut.floats_of_parts();
+      const int blocks = (p.n_groups - 1) / kWarps + 1;
+      const Index3 grid{static_cast<unsigned>(p.n_rows),
+                        static_cast<unsigned>(blocks < 65535 ? blocks : 65535), 1};
+      const int code = launch(sum_groups<T>, grid, kThreads, 0, stream, p, sums);
+      if (code != 0) return code;
+      p.group_sums = reinterpret_cast<const int32_t*>(sums);  // whose bits are floats
+    }
+    if (p.pairs != nullptr) return run<T, 4, true>(p, cut, out, stream);
   }
   if (bits == 8) return run<T, 8, false>(p, cut, out, stream);
   if (bits == 4) return run<T, 4, false>(p, cut, out, stream);
@@ -55,7 +75,7 @@ int run(const Product& p, int bits, const Cut& cut, int out, Stream stream) {
 extern "C" int64_t uqlib_gemm_parts(const UqlibProduct* p, int bits, int multiprocessors) {
   using namespace uqlib::gemm;
   if (p == nullptr || !are_sizes_valid(*p, bits, multiprocessors)) return 0;
-  return cut_of(*p, bits, multiprocessors).floats_of_parts();
+  return cut_of(*p, bits, multiprocessors).floats_of_parts() + floats_of_sums(*p, bits);
 }
 
 extern "C" int uqlib_gemm(const UqlibProduct* p, int type, int bits, int out,
@@ -72,8 +92,8 @@ extern "C" int uqlib_gemm(const UqlibProduct* p, int type, int bits, int out,
       !is_aligned(p->zero) || !is_aligned(p->parts))
     return UQLIB_INVALID;
   const Cut cut = gemm::cut_of(*p, bits, multiprocessors);
-  if (cut.n_tiles > INT32_MAX) return UQLIB_INVALID;
-  if (cut.has_parts() && p->parts == nullptr) return UQLIB_INVALID;
+  const bool makes_sums = type != UQLIB_INT8 && floats_of_sums(*p, bits) > 0;
+  if ((cut.has_parts() || makes_sums) && p->parts == nullptr) return UQLIB_INVALID;
   const auto on = static_cast<Stream>(stream);
   const int code = type == UQLIB_HALF       ? run<Half>(*p, bits, cut, out, on)
                    : type == UQLIB_BFLOAT16 ? run<BFloat16>(*p, bits, cut, out, on)
@@ -94,8 +114,9 @@ extern "C" int64_t uqlib_gemm_runs(const UqlibProduct* p, int bits, int multipro
 extern "C" int uqlib_gemm_piece(const UqlibProduct* p, int bits, int multiprocessors,
                                 int64_t run, int64_t index, int64_t* piece) {
   const auto cut = uqlib::gemm::cut_of(*p, bits, multiprocessors);
-  const int64_t tile = cut.first_tile(run) + index;
-  const auto found = uqlib::gemm::piece_of(cut, run, tile);
+  const int of_run = static_cast<int>(run);
+  const int tile = cut.first_tile(of_run) + static_cast<int>(index);
+  const auto found = uqlib::gemm::piece_of(cut, of_run, tile);
   piece[0] = tile, piece[1] = found.first, piece[2] = found.last, piece[3] = found.part;
   return found.first < found.last;
 }
@@ -103,7 +124,7 @@ extern "C" int uqlib_gemm_piece(const UqlibProduct* p, int bits, int multiproces
 extern "C" int uqlib_gemm_shared(const UqlibProduct* p, int bits, int multiprocessors,
                                  int64_t before, int64_t* shared) {
   const auto cut = uqlib::gemm::cut_of(*p, bits, multiprocessors);
-  const int64_t tile = uqlib::gemm::shared_tile(cut, before);
+  const int tile = uqlib::gemm::shared_tile(cut, static_cast<int>(before));
   if (tile < 0) return 0;
   shared[0] = tile, shared[1] = cut.run_of(tile, 0);
   shared[2] = cut.run_of(tile, cut.n_steps - 1);

@@ -2,14 +2,15 @@
 //
 // Y^T = W X^T is what is computed, with W as the first operand: a warp decodes 32 outputs
 // of it in registers, out of the order in which they lie in memory, and multiplies them
-// with up to 64 rows of x, which all warps of a block share (gemm_stage.cuh). With the sum
-// S of a group of columns, or of a part of one, and its scale s
+// with up to 64 rows of x, which all warps of a block share (gemm_stage.cuh). With the
+// sums S and X, the center c and the scale s of operands.cuh
 //
-//     total += s S                                              (floats)
-//     total += s kFactor S,  and once for each group, by whoever has its first columns,
-//     total += s (kCenter - z) sum of the bytes of the group     (integers)
+//     total += s S          after a group of columns, or a part of one,
+//     total += s (c - z) X  once for each group, by whoever has its first columns,
 //
-// in single precision. How work is cut, and why no result depends on the schedule, is in
+// in single precision, the latter where some z is not c. X of bytes is given, and that of
+// floats comes from `sum_groups`: it does not depend on outputs, and a block would make it
+// for 256 of them only. How work is cut, and why no result depends on the schedule, is in
 // gemm_cut.cuh.
 //
 // With 4 bits a step of a block is 8 KiB of weights, and 8 KiB of 64 rows of x in 16 bits,
@@ -51,7 +52,6 @@ struct Accumulators {
   typename L::Sum sum[kWarpTiles][kAcross][4];  // of this group
   float total[kWarpTiles][kAcross][4];
   float scale[kWarpTiles][2];
-  Zeros<Element> zeros[kWarpTiles];
 
   UQLIB_DEVICE void clear() {
 #pragma unroll
@@ -77,49 +77,48 @@ struct Accumulators {
         }
   }
 
-  // Takes scales and zero points of the group whose columns follow a slot of a stage.
-  UQLIB_DEVICE void begin_group(const Product& p, const char* stage, const Plan& plan,
-                                unsigned slot, unsigned warp, unsigned lane) {
-    const unsigned g = lane / 4;
+  // Takes the scales of the group whose columns follow a slot of a stage, and adds its X.
+  UQLIB_DEVICE void begin_group(const Product& p, const Center& center, const char* stage,
+                                const Plan& plan, unsigned slot, unsigned warp,
+                                unsigned lane) {
     const auto* floats = reinterpret_cast<const float*>(stage);
-    [[maybe_unused]] float center[kWarpTiles][2];
+    const bool has_sums = p.group_sums != nullptr && (plan.begins >> slot & 1);
+    const auto* sums = reinterpret_cast<const typename L::Sum*>(stage + L::kSumsAt);
 #pragma unroll
     for (int i = 0; i < kWarpTiles; ++i)
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const unsigned row = kTileRows * i + g + 8 * r;
-        scale[i][r] = floats[L::scales_at(slot, warp, 0) + row];
-        float zero = p.uniform_zero;
-        if (p.zero != nullptr) zero = floats[L::scales_at(slot, warp, 1) + row];
-        if constexpr (L::kIntegers)
-          center[i][r] = scale[i][r] * (L::Multiplied::kCenter - zero);
-        else
-          zeros[i].set(r, zero);
-      }
-    if constexpr (L::kIntegers) {
-      if (is_corrected<L>(p) && (plan.begins >> slot & 1)) {
-        const auto* sums = reinterpret_cast<const int32_t*>(stage + L::kSumsAt);
+      for (int r = 0; r < 2; ++r)
+        scale[i][r] = floats[L::scales_at(slot, warp, 0) + kTileRows * i + lane / 4 + 8 * r];
+    if (has_sums) {
+#pragma unroll
+      for (int i = 0; i < kWarpTiles; ++i) {
+        float rest[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float zero = p.uniform_zero;
+          if (p.zero != nullptr)
+            zero = floats[L::scales_at(slot, warp, 1) + kTileRows * i + lane / 4 + 8 * r];
+          rest[r] = scale[i][r] * (center.value - zero);
+        }
 #pragma unroll
         for (int j = 0; j < kAcross; ++j)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const int of_row = sums[slot * L::kRows + 8 * j + 2 * (lane % 4) + e % 2];
-#pragma unroll
-            for (int i = 0; i < kWarpTiles; ++i)
-              total[i][j][e] =
-                  fmaf(center[i][e / 2], static_cast<float>(of_row), total[i][j][e]);
+            const auto of_row = sums[slot * L::kRows + 8 * j + 2 * (lane % 4) + e % 2];
+            total[i][j][e] = fmaf(rest[e / 2], static_cast<float>(of_row), total[i][j][e]);
           }
       }
-#pragma unroll
-      for (int i = 0; i < kWarpTiles; ++i)
-#pragma unroll
-        for (int r = 0; r < 2; ++r) scale[i][r] *= L::Multiplied::kFactor;
     }
+#pragma unroll
+    for (int i = 0; i < kWarpTiles; ++i)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) scale[i][r] *= L::Multiplied::kFactor;
   }
 
   // The products of a step.
-  UQLIB_DEVICE void multiply(const Product& p, const char* stage, const Plan& plan,
-                             const uint32_t* table, unsigned warp, unsigned lane) {
+  UQLIB_DEVICE void multiply(const Product& p, const Center& center, const char* stage,
+                             const Plan& plan, const char* table, unsigned warp,
+                             unsigned lane) {
     using M = typename L::Multiplied;
     constexpr int kOfHalf = M::kProducts / 2;
 #pragma unroll 1
@@ -130,7 +129,7 @@ struct Accumulators {
         const unsigned slot = u * kHalves<L::kBitsOf> + h;
         if (h < kHalves<L::kBitsOf> && (plan.changes >> slot & 1)) {
           end_group();
-          begin_group(p, stage, plan, slot, warp, lane);
+          begin_group(p, center, stage, plan, slot, warp, lane);
         }
         if (h == 0 || !L::kIntegers) read_inputs(inputs, stage, u, h, lane);
 #pragma unroll
@@ -140,10 +139,7 @@ struct Accumulators {
 #pragma unroll
           for (int k = 0; k < kOfHalf; ++k) {
             uint32_t a[4];
-            if constexpr (L::kIntegers)
-              M::registers(a, words, h);
-            else
-              M::registers(a, words, kOfHalf * h + k, zeros[i], table, lane);
+            M::registers(a, words, kOfHalf * h + k, center, table, lane);
 #pragma unroll
             for (int j = 0; j < kAcross; ++j) {
               uint32_t b[2];
@@ -196,7 +192,7 @@ struct Accumulators {
     const int lane = thread % kLanes;
     const int first_row = plan.row_tile * L::kRows;
     const int first_weight = first_weight_of(plan.strip, thread / kLanes);
-    const int64_t at_part = piece_of(cut, plan.strip, plan.row_tile).part;
+    const int at_part = own_piece(cut, plan.strip, plan.row_tile).part;
 #pragma unroll
     for (int i = 0; i < kWarpTiles; ++i)
 #pragma unroll
@@ -220,18 +216,14 @@ struct Accumulators {
 
 template <typename L>
 UQLIB_KERNEL UQLIB_THREADS(kThreads, blocks_of(L::kRows))
-    multiply(const Product p, const Cut cut, const int out) {
+    multiply(const Product p, const Center center, const Cut cut, const int out) {
   char* memory = shared_memory<char>();
-  auto* table = reinterpret_cast<uint32_t*>(memory);
   auto* plans = reinterpret_cast<Plan*>(memory + L::kTableBytes);
   auto* cursor = reinterpret_cast<Cursor<L>*>(plans + kPlans);
   char* stages = memory + L::kTableBytes + L::kPlansBytes;
   const unsigned thread = thread_index().x;
   const unsigned lane = thread % kLanes, warp = thread / kLanes;
-  if constexpr (L::kTable) {
-    for (unsigned i = thread; i < 256 * kLanes; i += kThreads)
-      table[i] = load_kept(p.pairs + i / kLanes);
-  }
+  if constexpr (L::kTable) spread_pairs(memory, p.pairs);
   if (thread == 0) {
     Cursor<L> at;
     at.begin(p, cut);
@@ -273,7 +265,7 @@ UQLIB_KERNEL UQLIB_THREADS(kThreads, blocks_of(L::kRows))
       const char* stage = stages + step % L::kStages * L::kStageBytes;
       const Plan* plan = plans + step % kPlans;
       if (first_weight_of(plan->strip, warp) < n_weights) {
-        sums.multiply(p, stage, *plan, table, warp, lane);
+        sums.multiply(p, center, stage, *plan, memory, warp, lane);
         sync_warp();  // only to read the plan again
         if (plan->ends_tile) sums.finish(p, cut, *plan, out, thread);
       }
@@ -283,21 +275,47 @@ UQLIB_KERNEL UQLIB_THREADS(kThreads, blocks_of(L::kRows))
   }
 }
 
+// X of each row and group of floats, (n_rows, n_groups), a warp each.
+template <typename T>
+UQLIB_KERNEL UQLIB_THREADS(kThreads) sum_groups(const Product p, float* sums) {
+  const int thread = static_cast<int>(thread_index().x), lane = thread % kLanes;
+  const int64_t row = block_index().x;
+  const int stride = static_cast<int>(grid_size().y) * kWarps;
+  int group = static_cast<int>(block_index().y) * kWarps + thread / kLanes;
+  for (; group < p.n_groups; group += stride) {
+    const int64_t first = row * p.n_columns + int64_t{group} * p.group_columns;
+    const auto* from = reinterpret_cast<const Words4*>(static_cast<const T*>(p.x) + first);
+    const auto sum_of = [](uint32_t word) {
+      return to_float(T{static_cast<uint16_t>(word)}) +
+             to_float(T{static_cast<uint16_t>(word >> 16)});
+    };
+    float sum = 0.0f;
+#pragma unroll 8
+    for (int i = lane; i < p.group_columns / 8; i += kLanes) {
+      const Words4 words = load_kept(from + i);
+      sum += (sum_of(words.x) + sum_of(words.y)) + (sum_of(words.z) + sum_of(words.w));
+    }
+#pragma unroll
+    for (int mask = kLanes / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+    if (lane == 0) sums[row * p.n_groups + group] = sum;
+  }
+}
+
 // Adds the parts of a tile in the order of its steps. Blocks are the meetings of runs and
 // the products (i, j) of all warps.
 UQLIB_KERNEL UQLIB_THREADS(kThreads) add_parts(const Product p, const Cut cut, const int out) {
-  const int64_t tile = shared_tile(cut, block_index().x);
+  const int tile = shared_tile(cut, static_cast<int>(block_index().x));
   if (tile < 0) return;
   const int thread = static_cast<int>(thread_index().x), lane = thread % kLanes;
   const int across = cut.tile_rows / 8, product = static_cast<int>(block_index().y);
   const int i = product / across, j = product % across;
-  const int weight = static_cast<int>(tile / cut.n_row_tiles) * kStripTiles +
+  const int weight = tile / cut.n_row_tiles * kStripTiles +
                      thread / kLanes * kWarpTiles + i;
   if (weight >= p.n_out / kTileRows) return;
   float total[4] = {};
-  const int64_t last = cut.run_of(tile, cut.n_steps - 1);
+  const int last = cut.run_of(tile, cut.n_steps - 1);
 #pragma unroll 4
-  for (int64_t run = cut.run_of(tile, 0); run <= last; ++run) {
+  for (int run = cut.run_of(tile, 0); run <= last; ++run) {
     const float* part = p.parts + piece_of(cut, run, tile).part * cut.floats_of_part();
     const auto added =
         *reinterpret_cast<const Floats4*>(part + (product * kThreads + thread) * 4);
@@ -307,7 +325,7 @@ UQLIB_KERNEL UQLIB_THREADS(kThreads) add_parts(const Product p, const Cut cut, c
 #pragma unroll
   for (int e = 0; e < 4; ++e)
     write_result(p, out,
-                 static_cast<int>(tile % cut.n_row_tiles) * cut.tile_rows + 8 * j +
+                 tile % cut.n_row_tiles * cut.tile_rows + 8 * j +
                      2 * (lane % 4) + e % 2,
                  weight * kTileRows + lane / 4 + 8 * (e / 2), total[e]);
 }

@@ -27,7 +27,7 @@ UQLIB_BOTH int rows_of_tile(int n_rows) { return n_rows <= kFewRows ? kFewRows :
 UQLIB_BOTH constexpr int blocks_of(int tile_rows) { return tile_rows == kFewRows ? 2 : 1; }
 
 struct Cut {
-  int64_t n_tiles, n_runs, length;
+  int n_tiles, n_runs, length;
   int n_row_tiles, n_steps, tile_rows;
 
   UQLIB_BOTH int64_t floats_of_part() const {
@@ -35,11 +35,11 @@ struct Cut {
   }
   UQLIB_BOTH bool has_parts() const { return length % n_steps != 0 && n_runs > 1; }
   UQLIB_BOTH int64_t floats_of_parts() const {
-    return has_parts() ? 2 * n_runs * floats_of_part() : 0;
+    return has_parts() ? int64_t{2} * n_runs * floats_of_part() : 0;
   }
-  UQLIB_BOTH int64_t first_tile(int64_t run) const { return run * length / n_steps; }
+  UQLIB_BOTH int first_tile(int run) const { return run * length / n_steps; }
   // The run that has a step of a tile.
-  UQLIB_BOTH int64_t run_of(int64_t tile, int step) const {
+  UQLIB_BOTH int run_of(int tile, int step) const {
     return (tile * n_steps + step) / length;
   }
 };
@@ -47,16 +47,15 @@ struct Cut {
 // What a run does of a tile: steps first, ..., last - 1; `part` counts the parts of all
 // runs and is -1 where the run has all steps. Empty, first = last, behind its last tile.
 struct Piece {
-  int first, last;
-  int64_t part;
+  int first, last, part;
 };
 
-UQLIB_BOTH Piece piece_of(const Cut& cut, int64_t run, int64_t tile) {
-  const int64_t begin = run * cut.length - tile * cut.n_steps;
-  const int64_t end = begin + cut.length;
+UQLIB_BOTH Piece piece_of(const Cut& cut, int run, int tile) {
+  const int begin = run * cut.length - tile * cut.n_steps;
+  const int end = begin + cut.length;
   Piece piece;
-  piece.first = begin > 0 ? static_cast<int>(begin) : 0;
-  piece.last = end < cut.n_steps ? static_cast<int>(end) : cut.n_steps;
+  piece.first = begin > 0 ? begin : 0;
+  piece.last = end < cut.n_steps ? end : cut.n_steps;
   if (tile >= cut.n_tiles || piece.last < piece.first) piece.last = piece.first = 0;
   const bool whole = piece.last - piece.first == cut.n_steps;
   piece.part = whole ? -1 : 2 * run + (begin < 0);
@@ -65,28 +64,39 @@ UQLIB_BOTH Piece piece_of(const Cut& cut, int64_t run, int64_t tile) {
 
 // The tile within which runs `before` and `before` + 1 meet if they are the first two of
 // it, else -1: so each tile that is shared comes once.
-UQLIB_BOTH int64_t shared_tile(const Cut& cut, int64_t before) {
-  const int64_t meeting = (before + 1) * cut.length;
-  const int64_t tile = meeting / cut.n_steps;
-  const int64_t first = tile * cut.n_steps;
+UQLIB_BOTH int shared_tile(const Cut& cut, int before) {
+  const int meeting = (before + 1) * cut.length;
+  const int tile = meeting / cut.n_steps;
+  const int first = tile * cut.n_steps;
   return meeting > first && before * cut.length <= first ? tile : -1;
+}
+
+// Steps of all tiles, at most: numbers of steps have 32 bits, with room for a run more.
+constexpr int64_t kMostSteps = 1 << 29;
+
+UQLIB_BOTH int64_t tiles_of(int n_rows, int n_out) {
+  return ((n_out - 1) / (kStripTiles * kTileRows) + int64_t{1}) *
+         ((n_rows - 1) / rows_of_tile(n_rows) + 1);
+}
+inline bool is_cut(int n_rows, int n_out, int n_columns, int bits) {
+  return tiles_of(n_rows, n_out) <= kMostSteps / (n_columns / columns_of_step(bits));
 }
 
 // Runs have the same length, but for the last one. It is made up to a sixteenth longer
 // than it must be where runs then end with tiles, or all tiles are cut alike: that saves
 // parts. Runs of less than four steps cost more to add than they save.
-UQLIB_BOTH Cut cut_of(int n_rows, int n_out, int n_columns, int bits, int multiprocessors) {
+inline Cut cut_of(int n_rows, int n_out, int n_columns, int bits, int multiprocessors) {
   Cut cut;
   cut.tile_rows = rows_of_tile(n_rows);
   cut.n_row_tiles = (n_rows - 1) / cut.tile_rows + 1;
   cut.n_steps = n_columns / columns_of_step(bits);
-  cut.n_tiles = int64_t{(n_out - 1) / (kStripTiles * kTileRows) + 1} * cut.n_row_tiles;
-  const int64_t total = cut.n_tiles * cut.n_steps;
+  cut.n_tiles = static_cast<int>(tiles_of(n_rows, n_out));
+  const int total = cut.n_tiles * cut.n_steps;
   const int64_t n_blocks = int64_t{multiprocessors} * blocks_of(cut.tile_rows);
-  const int64_t n_steps = cut.n_steps, least = n_steps < 4 ? n_steps : 4;
-  cut.length = (total - 1) / n_blocks + 1;
+  const int n_steps = cut.n_steps, least = n_steps < 4 ? n_steps : 4;
+  cut.length = static_cast<int>((total - 1) / n_blocks) + 1;
   if (cut.length < least) cut.length = least;
-  int64_t even = 0;
+  int even = 0;
   if (cut.length >= n_steps)
     even = ((cut.length - 1) / n_steps + 1) * n_steps;
   else if (n_steps % (n_steps / cut.length) == 0)

@@ -7,8 +7,6 @@
 // weight they add 16 KiB, written and read, to 72 KiB of inputs in a step.
 #pragma once
 
-#include <type_traits>
-
 #include "gemm_cut.cuh"
 #include "operands.cuh"
 
@@ -46,8 +44,8 @@ struct Layout {
   static constexpr int kWeightsAt = kTiles * kRows * kChunks * 16;
   static constexpr int kScalesAt = kWeightsAt + kStripTiles * kLoads * kLanes * 16;
   static constexpr int kSumsAt = kScalesAt + kSlots * kStripTiles * 2 * kTileRows * 4;
-  static constexpr int kStageBytes = kSumsAt + (kIntegers ? kSlots * kRows * 4 : 0);
-  static constexpr int kTableBytes = kCodebook ? 256 * kLanes * 4 : 0;
+  static constexpr int kStageBytes = kSumsAt + kSlots * kRows * 4;
+  static constexpr int kTableBytes = kCodebook ? kPairsBytes : 0;
   static constexpr int kPlansBytes = static_cast<int>(kPlans * sizeof(Plan)) + 32;
   static constexpr int kFitting = (kSharedBudget - kTableBytes - kPlansBytes) / kStageBytes;
   static constexpr unsigned kStages = kFitting > kMostStages ? kMostStages
@@ -61,17 +59,9 @@ struct Layout {
   }
 };
 
-// Whether the sums of groups are needed: not where each code lies about kCenter already.
-template <typename L>
-UQLIB_BOTH bool is_corrected(const Product& p) {
-  if constexpr (L::kIntegers)
-    return p.zero != nullptr || p.uniform_zero != L::Multiplied::kCenter;
-  else
-    return false;
-}
-
-UQLIB_DEVICE Piece piece_of(const Cut& cut, int strip, int row_tile) {
-  return piece_of(cut, block_index().x, int64_t{strip} * cut.n_row_tiles + row_tile);
+UQLIB_DEVICE Piece own_piece(const Cut& cut, int strip, int row_tile) {
+  return piece_of(cut, static_cast<int>(block_index().x),
+                  strip * cut.n_row_tiles + row_tile);
 }
 
 // Goes through the steps of the run of a block. Columns behind the last group have inputs
@@ -82,13 +72,13 @@ struct Cursor {
   int group, within;  // the next columns, counted in their group; ~group at the first ones
 
   UQLIB_DEVICE void begin(const Product& p, const Cut& cut) {
-    const int tile = static_cast<int>(cut.first_tile(block_index().x));
+    const int tile = cut.first_tile(static_cast<int>(block_index().x));
     strip = tile / cut.n_row_tiles;
     row_tile = tile % cut.n_row_tiles;
     enter(p, cut);
   }
   UQLIB_DEVICE void enter(const Product& p, const Cut& cut) {
-    const Piece piece = piece_of(cut, strip, row_tile);
+    const Piece piece = own_piece(cut, strip, row_tile);
     step = piece.first;
     last = piece.last;
     const int column = step * columns_of_step(L::kBitsOf);
@@ -199,13 +189,11 @@ UQLIB_DEVICE void feed(const Plan& plan, const Product& p, char* stage, unsigned
                      4 * (lane % n_scales),
                  source + tile * kTileRows + 4 * (lane % 4), valid);
     }
-    if constexpr (L::kIntegers) {
-      if ((plan.begins >> slot & 1) && is_corrected<L>(p) && thread < L::kRows) {
-        const bool valid = first_row + thread < n_rows;
-        const uint64_t row = valid ? first_row + thread : 0;
-        copy_word_async(stage + L::kSumsAt + (slot * L::kRows + thread) * 4,
-                        p.group_sums + row * n_groups + group, valid);
-      }
+    if ((plan.begins >> slot & 1) && p.group_sums != nullptr && thread < L::kRows) {
+      const bool valid = first_row + thread < n_rows;
+      const uint64_t row = valid ? first_row + thread : 0;
+      copy_word_async(stage + L::kSumsAt + (slot * L::kRows + thread) * 4,
+                      p.group_sums + row * n_groups + group, valid);
     }
     ++group;
   }

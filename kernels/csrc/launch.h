@@ -22,7 +22,7 @@ typedef struct UqlibColumns UqlibColumns;
 #endif
 
 enum UqlibType { UQLIB_FLOAT = 0, UQLIB_HALF = 1, UQLIB_BFLOAT16 = 2, UQLIB_INT8 = 3 };
-enum { UQLIB_INVALID = 1 }; /* an argument that no kernel takes */
+enum { UQLIB_INVALID = -1 }; /* an argument that no kernel takes; no code of CUDA */
 
 const char* uqlib_error_string(int code);
 int uqlib_n_multiprocessors(void);

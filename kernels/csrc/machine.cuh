@@ -24,6 +24,9 @@
 //   pair_of(low, high, T())        two floats rounded to T in one word
 //   to_float(v), from_float<T>(f)  of one number; rounding is to nearest, ties to even
 //
+// On the host: launch(kernel, grid, threads, shared_bytes, stream, arguments...),
+// n_multiprocessors(), most_shared_memory() of a block, error_string(code).
+//
 // Floats are never contracted to fused operations behind our back (-fmad=false): where
 // one is meant it is written, fmaf.
 #pragma once

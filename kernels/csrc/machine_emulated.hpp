@@ -38,7 +38,7 @@ using Stream = void*;
 namespace emulated {
 
 constexpr size_t kStack = 128 * 1024;
-constexpr size_t kMostShared = 227 * 1024;
+constexpr int kMostShared = 227 * 1024;
 constexpr size_t kMostValue = 64;  // bytes that a lane gives to an operation of its warp
 
 struct Copy {
@@ -77,6 +77,7 @@ class Machine {
   }
 
   int multiprocessors = 4;
+  int shared_memory = kMostShared;  // of a block
   bool greedy = false;
   std::string message;
   std::mutex mutex;  // one launch at a time
@@ -506,7 +507,7 @@ int launch(void (*kernel)(Parameters...), Index3 grid, int threads, size_t share
   emulated::Machine& m = emulated::machine();
   const std::lock_guard<std::mutex> guard(m.mutex);
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535 ||
-      threads < 1 || threads > 1024 || shared_bytes > emulated::kMostShared) {
+      threads < 1 || threads > 1024 || shared_bytes > static_cast<size_t>(m.shared_memory)) {
     m.message = "the size of the launch is not one that a GPU takes";
     return 9;  // as CUDA counts its errors
   }
@@ -515,6 +516,7 @@ int launch(void (*kernel)(Parameters...), Index3 grid, int threads, size_t share
 }
 
 inline int n_multiprocessors() { return emulated::machine().multiprocessors; }
+inline int most_shared_memory() { return emulated::machine().shared_memory; }
 inline const char* error_string(int code) {
   return code == 0 ? "no error" : emulated::machine().message.c_str();
 }

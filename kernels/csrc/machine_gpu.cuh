@@ -151,26 +151,41 @@ UQLIB_DEVICE BFloat16 from_float<BFloat16>(float v) {
   return {__bfloat16_as_ushort(__float2bfloat16_rn(v))};
 }
 
+// A number that the current device has; 0 where there is none.
+inline int attribute(cudaDeviceAttr name) {
+  int device = 0, value = 0;
+  if (cudaGetDevice(&device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&value, name, device) == cudaSuccess)
+    return value;
+  cudaGetLastError();  // not for the next launch to find
+  return 0;
+}
+inline int n_multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+// Bytes of shared memory that a block may have.
+inline int most_shared_memory() {
+  return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
+
 // Launches a kernel and returns a code of CUDA, 0 where it was accepted.
 template <typename... Parameters, typename... Arguments>
 int launch(void (*kernel)(Parameters...), Index3 grid, int threads, size_t shared_bytes,
            Stream stream, Arguments... arguments) {
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return error;
+    // Always the most there is: the limit is one of the kernel, and another thread may be
+    // between its own two calls.
+    const int most = most_shared_memory();
+    cudaError_t error = cudaErrorInvalidConfiguration;
+    if (shared_bytes <= static_cast<size_t>(most))
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (error != cudaSuccess) {
+      cudaGetLastError();  // not for the next launch to find
+      return error;
+    }
   }
   kernel<<<dim3(grid.x, grid.y, grid.z), threads, shared_bytes, stream>>>(arguments...);
   return cudaGetLastError();
 }
 
-inline int n_multiprocessors() {
-  int device = 0, count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 0;
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return count;
-}
 inline const char* error_string(int code) {
   return cudaGetErrorString(static_cast<cudaError_t>(code));
 }

@@ -15,7 +15,9 @@ int launch_rows(MonotoneRows p, bool wide, Stream stream) {
   if (p.n_rows == 0) return 0;
   if (p.q == nullptr || p.out == nullptr) return UQLIB_INVALID;
   const int size = wide ? 8 : 4;
-  p.plan = plan_rows(p.n_levels, size, kProject);
+  // Where no GPU answers the launch is to say so.
+  const int most = most_shared_memory();
+  p.plan = plan_rows(p.n_levels, size, kProject, most > 0 ? most : 48 * 1024);
   if (p.plan.rows == 0) return UQLIB_INVALID;
   const int64_t blocks = (p.n_rows + p.plan.rows - 1) / p.plan.rows;
   if (blocks > INT32_MAX) return UQLIB_INVALID;

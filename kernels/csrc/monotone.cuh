@@ -20,7 +20,6 @@ namespace uqlib {
 
 constexpr int kRowThreads = 256;
 constexpr int kRowWarps = kRowThreads / kLanes;
-constexpr int kMostShared = 227 * 1024;
 constexpr int kWidestInsertion = 32;  // levels of rows that one thread sorts
 
 // How a block goes over rows, and where things are in its shared memory, in bytes.
@@ -47,7 +46,22 @@ struct MonotoneRows {
 // Bytes of a pool on a stack: mean, weight, total and the levels where it begins and ends.
 constexpr int kPoolBytes = 3 * 8 + 4;
 
-inline RowPlan plan_rows(int n_levels, int size, bool project) {
+// Places in shared memory for so many rows and stacks, and the bytes of all.
+inline int64_t place(RowPlan& plan, int n_levels, int size, bool project) {
+  int64_t end = (static_cast<int64_t>(n_levels) * size * plan.rows + 15) / 16 * 16;
+  plan.weight = static_cast<int>(end);
+  if (project) {
+    end += 8 * static_cast<int64_t>(n_levels);
+    plan.pools = static_cast<int>(end);
+    end += static_cast<int64_t>(n_levels / 2) * kPoolBytes * plan.stacks;
+  }
+  plan.list = static_cast<int>(end);
+  return end + 4 * (plan.rows + kRowWarps);
+}
+
+// A plan for blocks of at most so many bytes of shared memory; without rows if there is
+// none.
+inline RowPlan plan_rows(int n_levels, int size, bool project, int most_bytes) {
   const int64_t row = static_cast<int64_t>(n_levels) * size;
   RowPlan plan{kRowThreads, 0, 1, 0, 0, 0, 0, 0, false};
   // Eight blocks of 256 threads are what a multiprocessor holds; less memory than a
@@ -56,25 +70,22 @@ inline RowPlan plan_rows(int n_levels, int size, bool project) {
     plan.rows /= 2;
     ++plan.shift;
   }
-  while (plan.rows > 1 && plan.rows * row > 128 * 1024) plan.rows /= 2;
   while (plan.common < 128 / size && n_levels % (2 * plan.common) == 0) plan.common *= 2;
-  int64_t end = (plan.rows * row + 15) / 16 * 16;
-  const int64_t weight = end;
-  if (project) {
-    const int64_t stack = static_cast<int64_t>(n_levels / 2) * kPoolBytes;
-    end += 8 * static_cast<int64_t>(n_levels);
-    plan.stacks = plan.rows < 64 ? plan.rows : 64;
-    while (plan.stacks > kLanes && plan.stacks * stack > 24 * 1024) plan.stacks /= 2;
-    while (plan.stacks > 1 && plan.stacks * stack > 64 * 1024) plan.stacks /= 2;
-    plan.pools = static_cast<int>(end);
-    end += plan.stacks * stack;
+  const int64_t stack = static_cast<int64_t>(n_levels / 2) * kPoolBytes;
+  plan.stacks = plan.rows < 64 ? plan.rows : 64;
+  while (plan.stacks > kLanes && plan.stacks * stack > 24 * 1024) plan.stacks /= 2;
+  while (plan.stacks > 1 && plan.stacks * stack > 64 * 1024) plan.stacks /= 2;
+  int64_t bytes = place(plan, n_levels, size, project);
+  while (bytes > most_bytes && (plan.rows > 1 || plan.stacks > 1)) {
+    if (plan.stacks > 1 && project && plan.stacks * stack > plan.rows * row)
+      plan.stacks /= 2;
+    else
+      plan.rows = plan.rows > 1 ? plan.rows / 2 : 1;
+    if (plan.stacks > plan.rows || !project) plan.stacks = plan.rows;
+    bytes = place(plan, n_levels, size, project);
   }
-  const int64_t list = end;
-  end += 4 * (plan.rows + kRowWarps);
-  plan.rows = end > kMostShared ? 0 : plan.rows;  // no plan
-  plan.weight = static_cast<int>(weight);
-  plan.list = static_cast<int>(list);
-  plan.bytes = static_cast<int>(end);
+  plan.rows = bytes > most_bytes ? 0 : plan.rows;
+  plan.bytes = static_cast<int>(bytes);
   return plan;
 }
 
@@ -198,7 +209,9 @@ UQLIB_DEVICE void merge_levels(T* row, int m) {
   const int lane = thread_index().x % kLanes;
   bool nan = false;
   for (int i = lane; i < m; i += kLanes) nan |= row[i] != row[i];
-  if (ballot(nan) != 0) {
+  const bool any_nan = ballot(nan) != 0;
+  sync_warp();  // all have read the row
+  if (any_nan) {
     for (int i = lane; i < m; i += kLanes) row[i] = static_cast<T>(NAN);
     return;
   }

@@ -5,7 +5,6 @@
 namespace uqlib {
 namespace {
 
-constexpr int kMostShared = 227 * 1024;
 constexpr int kMostOfWarp = 8 * 1024;  // bytes of a row that a warp keeps
 
 template <typename T>
@@ -24,7 +23,7 @@ int launch_sets(MassSets p, Stream stream) {
     kernel = many_classes<T, false, true>;
   } else {
     rows = 1;
-    const bool fits = buffers + kept <= kMostShared;
+    const bool fits = buffers + kept <= most_shared_memory();
     bytes = fits ? buffers + kept : buffers;
     kernel = fits ? many_classes<T, true, true> : many_classes<T, true, false>;
   }

@@ -74,21 +74,16 @@ int launch_codes(const Product& p, const SkinnyPlan& plan, int multiprocessors,
 }
 
 template <typename T, int kBits, bool kBook = false>
-int launch_floats(const Product& p, SkinnyPlan plan, int multiprocessors, Stream stream) {
-  constexpr float middle[] = {0.0f, 0.5f, 1.5f, 0.0f, 8.0f, 0.0f, 0.0f, 0.0f, 128.0f};
-  plan.center = kBook ? 0.0f : middle[kBits];
-  if constexpr (kBits < 8 && !kBook) {
-    if (p.zero == nullptr && NearCodes<T, kBits>::takes(p.uniform_zero))
-      plan.center = p.uniform_zero;
-    NearCodes<T, kBits>::fill(plan.near, plan.center);
-  }
-  return p.zero == nullptr && p.uniform_zero == plan.center
-             ? launch_codes<T, kBits, kBook, false>(p, plan, multiprocessors, stream)
-             : launch_codes<T, kBits, kBook, true>(p, plan, multiprocessors, stream);
+int launch_floats(const Product& p, const SkinnyPlan& plan, int multiprocessors,
+                  Stream stream) {
+  return has_rest(p, plan.center.value)
+             ? launch_codes<T, kBits, kBook, true>(p, plan, multiprocessors, stream)
+             : launch_codes<T, kBits, kBook, false>(p, plan, multiprocessors, stream);
 }
 
 template <typename T, int kBits>
-int launch_bits(const Product& p, const SkinnyPlan& plan, int multiprocessors, Stream stream) {
+int launch_bits(const Product& p, SkinnyPlan plan, int multiprocessors, Stream stream) {
+  plan.center = Operands<T, kBits, false>::center_of(p);
   if constexpr (sizeof(T) == 1) {
     return launch_codes<T, kBits, false, false>(p, plan, multiprocessors, stream);
   } else {
@@ -133,9 +128,7 @@ bool has_arrays(const Product& p, int type, int bits, int n_splits) {
       !is_aligned(p.zero))
     return false;
   if (p.pairs != nullptr && (bits != 4 || type == UQLIB_INT8)) return false;
-  const float center = bits == 8 ? 128.0f : bits == 4 ? 8.0f : 0.0f;
-  if (type == UQLIB_INT8 && p.group_sums == nullptr &&
-      (p.zero != nullptr || p.uniform_zero != center))
+  if (type == UQLIB_INT8 && p.group_sums == nullptr && has_rest(p, integer_center(bits)))
     return false;
   return n_splits == 1 || p.parts != nullptr;
 }

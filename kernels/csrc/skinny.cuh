@@ -4,18 +4,12 @@
 // 16 outputs share a product with 8 rows of x. A block owns 16 outputs and 8 kRowTiles
 // rows; warp w of it takes the steps w, w + n_warps, ... of the columns. It reads its
 // weights once, 16 bytes a lane and past the first cache, some steps before their use,
-// and makes operands of them in registers. With the sum S of the columns of a group and
-// its scale s and zero point z,
-//
-//     total += s (S + (c - z) X),      X = sum of the inputs of the group,
-//
-// in single precision. S sums (q - c) x for a number c that makes q - c exact in the type
-// of x, C[q] x for a codebook (c = 0), so that no weight is rounded. If z = c for all,
-// which is what c is where that can be (`kRest` is false then), X is not needed; else
-// tensor cores sum the inputs too, as products with ones. For integers S comes times
-// 1 / kFactor, and X, which is given, is added after all steps, once for each group. The
-// warps of a block add their totals in a fixed order, and so do the parts of columns that
-// a grid may be split into (`add_parts`): no result depends on the schedule.
+// and makes operands of them in registers (operands.cuh). What a group adds to totals is
+// added in single precision. Where the sums X of its inputs are needed (`kRest`), tensor
+// cores make them too, as products with ones; those of bytes are given, and are added after
+// all steps, once for each group. The warps of a block add their totals in a fixed order,
+// and so do the parts of columns that a grid may be split into (`add_parts`): no result
+// depends on the schedule.
 //
 // A block uses an input once, so that shared memory saves no traffic; it saves waiting.
 // With one row of 4096 columns and 4 bits a warp has but 4 to 8 steps, and the first reads
@@ -106,9 +100,9 @@ UQLIB_KERNEL UQLIB_THREADS((resident_threads(kBits, kRowTiles, kRest)))
   }
 
   char* shared = shared_memory<char>();
-  Totals totals{plan.near, shared, plan.center, lane};
+  Totals totals{plan.center, shared, lane};
   if constexpr (kBook) {
-    BookCodes::spread(reinterpret_cast<Words4*>(shared), p.pairs);
+    spread_pairs(shared, p.pairs);
     shared += kPairsBytes;
   }
   float* finals = reinterpret_cast<float*>(shared);
@@ -133,7 +127,7 @@ UQLIB_KERNEL UQLIB_THREADS((resident_threads(kBits, kRowTiles, kRest)))
   else
     add_steps<1>(totals, from, weight, waiting, begin + warp, end, n_warps);
   if constexpr (!Totals::kFloats) {
-    if (p.zero != nullptr || p.uniform_zero != Totals::Lane::kCenter) {
+    if (p.zero != nullptr || p.uniform_zero != plan.center.value) {
       // A group belongs to the part of the columns in which it begins.
       const auto groups_before = [&p](int step) {
         const int64_t column = int64_t{step} * Weight::kColumns;

@@ -2,13 +2,9 @@
 // its tiles. See skinny.cuh.
 #pragma once
 
-#include <type_traits>
-
 #include "operands.cuh"
 
 namespace uqlib {
-
-constexpr int kPairsBytes = 256 * kLanes * 4;
 
 // How a product is cut, and what a block keeps in its shared memory: the pairs of a
 // codebook, sums of its warps, scales, zero points and rows of x.
@@ -20,8 +16,7 @@ struct SkinnyPlan {
   bool halves_differ;    // whether a group may end within a tile; not with 8 bits
   int staged_groups;     // whose scales fit; 0: they are read where they lie
   int staged_row_bytes;  // of a copied row of x; 0: it is read where it lies
-  uint32_t near[2][5];   // see NearCodes
-  float center;          // c
+  Center center;
 };
 
 // Group of the 32 columns that are number h: floor(h / u) for u = group_columns / 32, as
@@ -76,75 +71,6 @@ UQLIB_DEVICE void stage(char* to, const void* from, int bytes) {
     copy_async(to + i, static_cast<const char*>(from) + i, true);
 }
 
-// Codes of 4, 2 or 1 bits to q - c in one subtraction. A code at bit p of the mantissa of
-// 2^(m - p), m being the bits of a mantissa, makes it 2^(m - p) + q: a code need not come
-// down to bit 0, so that one shift serves several registers. What is subtracted is
-// 2^(m - p) + c, whose mantissa has c at bit p: exact if 0 <= c <= 2^bits and c, for fewer
-// than 4 bits 2 c (p > 0), is whole. Both numbers are parameters of the kernel,
-// `near[0][p]` and `near[1][p]`: an instruction takes but one constant of its own, the
-// mask.
-template <typename T, int kBits>
-struct NearCodes {
-  static constexpr bool kHalf = std::is_same_v<T, Half>;
-  static constexpr int kMantissa = kHalf ? 10 : 7, kBias = kHalf ? 15 : 127;
-  static constexpr int kLeast = kBits == 4 ? 0 : 1;
-
-  // Bit of the mantissa for a code at a bit of its word.
-  UQLIB_BOTH static constexpr int place(int bit) {
-    return kLeast + bit % (kHalf && kBits == 4 ? 8 : 4);
-  }
-  static bool takes(float center) {
-    const float steps = kBits == 4 ? center : 2.0f * center;
-    return center >= 0.0f && center <= static_cast<float>(1 << kBits) &&
-           steps == std::floor(steps);
-  }
-  static void fill(uint32_t (&near)[2][5], float center) {
-    for (int p = kLeast; p < 5; ++p) {
-      // Codes of 4 bits have their upper bit inverted.
-      const uint32_t power = static_cast<uint32_t>(kBias + kMantissa - p) << kMantissa;
-      const uint32_t flip = kBits == 4 ? 8u << p : 0u;
-      near[0][p] = (power | flip) * 0x00010001u;
-      near[1][p] = (power + (static_cast<uint32_t>(2.0f * center) << p) / 2) * 0x00010001u;
-    }
-  }
-  UQLIB_DEVICE static void registers(uint32_t (&a)[4], const uint32_t* words, int j,
-                                     const uint32_t (&near)[2][5]) {
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int bit = bit_of_pair(kBits, j, r), p = place(bit);
-      const uint32_t mask = ((1u << kBits) - 1u) * 0x00010001u << p;
-      const uint32_t word = words[word_of_pair(kBits, j)];
-      const uint32_t codes = (bit >= p ? word >> (bit - p) : word << (p - bit)) & mask;
-      a[r] = subtract_pairs(codes ^ near[0][p], near[1][p], T());
-    }
-  }
-};
-
-// Codes of a codebook to its values, two at a time: pair c0 + 16 c1 lies 32 times in
-// shared memory, so that every lane has its own bank. Byte 128 (c0 + 16 c1) + 4 lane is
-// put together of the word itself.
-struct BookCodes {
-  UQLIB_DEVICE static void spread(Words4* table, const uint32_t* pairs) {
-    for (int i = thread_index().x; i < kPairsBytes / 16; i += block_size().x) {
-      const uint32_t pair = load_kept(pairs + i / (kLanes / 4));
-      table[i] = {pair, pair, pair, pair};
-    }
-  }
-  UQLIB_DEVICE static void registers(uint32_t (&a)[4], const uint32_t* words, int j,
-                                     const char* table, int lane) {
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const uint32_t word = words[word_of_pair(4, j)];
-      const int bit = bit_of_pair(4, j, r);  // of c0; c1 is 16 bits above
-      const uint32_t first = bit < 7 ? word << (7 - bit) : word >> (bit - 7);
-      const uint32_t second = word >> (bit + 5);
-      const uint32_t at =
-          (first & 0x0780u) | ((second & 0x7800u) | static_cast<uint32_t>(4 * lane));
-      a[r] = *reinterpret_cast<const uint32_t*>(table + at);
-    }
-  }
-};
-
 // What a lane multiplies by, in shared memory where it was copied there. Addresses are
 // those of column 0 and group 0, wherever the copies begin.
 struct LaneInputs {
@@ -176,12 +102,10 @@ struct WarpTotals {
   using Lane = Operands<T, kBits, kBook>;
   using Sum = typename Lane::Sum;
   static constexpr bool kFloats = sizeof(T) == 2;
-  static constexpr bool kNear = kFloats && kBits < 8 && !kBook;
   static constexpr int kOfHalf = Lane::kProducts / kHalves<kBits>;
 
-  const uint32_t (&near)[2][5];
-  const char* table;  // of BookCodes
-  float center;       // c
+  const Center& center;
+  const char* table;  // of spread_pairs
   int lane;
   float total[kRowTiles][4] = {};
   float scale[2] = {}, rest[2] = {};  // s and s (c - z)
@@ -209,7 +133,7 @@ struct WarpTotals {
 #pragma unroll
       for (int j = h * kOfHalf; j < (h + 1) * kOfHalf; ++j) {
         uint32_t a[4];
-        registers(a, words, j);
+        Lane::registers(a, words, j, center, table, lane);
 #pragma unroll
         for (int r = 0; r < kRowTiles; ++r) {
           uint32_t b[2];
@@ -225,7 +149,7 @@ struct WarpTotals {
     flush(sum, of_inputs);
   }
 
-  // Adds s (kCenter - z) sum of the bytes for every `stride`-th group from `group` on,
+  // Adds s (c - z) sum of the bytes for every `stride`-th group from `group` on,
   // before `end`; m is the row of x of the first entry of the lane.
   UQLIB_DEVICE void add_corrections(const LaneInputs& from, const Product& p, int m,
                                     int group, int end, int stride) {
@@ -235,7 +159,7 @@ struct WarpTotals {
       for (int i = 0; i < 2; ++i) {
         const float zero =
             p.zero == nullptr ? p.uniform_zero : read<float>(from.zero, at + 32 * i);
-        scale[i] = read<float>(from.scale, at + 32 * i) * (Lane::kCenter - zero);
+        scale[i] = read<float>(from.scale, at + 32 * i) * (center.value - zero);
       }
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) {
@@ -253,28 +177,14 @@ struct WarpTotals {
  private:
   static constexpr uint32_t kOnes = std::is_same_v<T, Half> ? 0x3C003C00u : 0x3F803F80u;
 
-  UQLIB_DEVICE void registers(uint32_t (&a)[4], const uint32_t* words, int j) const {
-    if constexpr (!kFloats) {
-      Lane::registers(a, words, j);
-    } else if constexpr (kNear) {
-      NearCodes<T, kBits>::registers(a, words, j, near);
-    } else if constexpr (kBook) {
-      BookCodes::registers(a, words, j, table, lane);
-    } else {
-      Zeros<T> zeros;
-      zeros.set(0, 128.0f);
-      zeros.set(1, 128.0f);
-      Lane::registers(a, words, j, zeros, nullptr, lane);
-    }
-  }
   UQLIB_DEVICE void set_scales(const LaneInputs& from, int group) {
     const int64_t at = int64_t{group} * LaneInputs::kGroupBytes;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       scale[i] = read<float>(from.scale, at + 32 * i);
       if constexpr (kRest)
-        rest[i] = scale[i] * (center - (from.zero ? read<float>(from.zero, at + 32 * i)
-                                                  : from.one_zero));
+        rest[i] = scale[i] * (center.value - (from.zero ? read<float>(from.zero, at + 32 * i)
+                                                        : from.one_zero));
     }
   }
   // Adds to the totals, and begins new sums.
@@ -283,9 +193,8 @@ struct WarpTotals {
     for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        float s = scale[e / 2];
-        if constexpr (!kFloats) s *= Lane::kFactor;
-        total[r][e] = fmaf(s, static_cast<float>(sum[r][e]), total[r][e]);
+        total[r][e] = fmaf(scale[e / 2] * Lane::kFactor, static_cast<float>(sum[r][e]),
+                           total[r][e]);
         if constexpr (kRest) total[r][e] = fmaf(rest[e / 2], of_inputs[r][e], total[r][e]);
         sum[r][e] = of_inputs[r][e] = 0;
       }

@@ -102,8 +102,7 @@ def arranged_tensors(packed: PackedWeight) -> PackedTensors:
 
     They are on the CPU. The codebook becomes the bits of its 16 values, then those of
     the 256 pairs of them in half precision, in bfloat16, and of what bfloat16 leaves
-    of them, (784,) of int32. Where zero points differ, `twice_zero` is 1 if bfloat16
-    does not hold all differences of codes and zero points, else 0.
+    of them, (784,) of int32.
     """
     from uqlib_kernels.cuda._arrange import arranged_codes
 
@@ -117,7 +116,7 @@ def arranged_tensors(packed: PackedWeight) -> PackedTensors:
         packed.n_out,
         packed.n_in,
         packed.group_size,
-        packed.twice_zero if packed.zero_point is None else _has_fine_zeros(packed),
+        packed.twice_zero,
     )
 
 
@@ -129,14 +128,6 @@ def _codebook_words(codebook: NDArray[np.float32]) -> Tensor:
         bits = table.view(torch.int16).to(torch.int32) & 0xFFFF
         words.append(bits[i % 16] | bits[i // 16] << 16)
     return torch.cat(words)
-
-
-def _has_fine_zeros(packed: PackedWeight) -> int:
-    """Return 1 if some difference of a code and a zero point has more than 8 bits."""
-    zero = torch.tensor(packed.zero_point)
-    codes = torch.arange(2**packed.bits, dtype=torch.float32)
-    differences = codes - zero.unique()[:, None]
-    return int(not torch.equal(differences.to(torch.bfloat16).float(), differences))
 
 
 def weight_of(tensors: PackedTensors) -> PackedWeight:
@@ -272,6 +263,13 @@ def _shape_only(x: Tensor, *arguments: Any) -> Tensor:
     """Return an empty tensor of the shape of the result, for tracing."""
     n_out, n_in = arguments[5], arguments[6]
     _check_rows(x, n_in)
+    # torch comes here with all operands as soon as one of them has no memory.
+    devices = {str(part.device) for part in (x, *arguments) if isinstance(part, Tensor)}
+    if len(devices) > 1:
+        raise ValueError(
+            f"x, the weight and the bias are on {sorted(devices)}: all must be on one "
+            "device. packed_tensors puts a weight there."
+        )
     return x.new_empty((*x.shape[:-1], n_out))
 
 

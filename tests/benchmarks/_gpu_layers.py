@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,9 @@ class Matrix:
         self.zero = 0.0 if codebook else float(pack.DEFAULT_ZERO[bits])
         self.codebook = CODEBOOK if codebook else None
 
+    @cached_property
     def packed(self) -> pack.PackedWeight:
-        """Return it as our layers take it."""
+        """It as our layers take it: packed once for all of them."""
         if self.codebook is not None:
             return pack.pack_codebook(
                 self.codes, self.codebook, self.group, scale=self.scale
@@ -112,7 +113,7 @@ class Layer:
 
 def ours(operation: str, matrix: Matrix, device: str, copies: int) -> list[Product]:
     """Return products of one of our operations."""
-    weight = torch_ops.packed_tensors(matrix.packed(), device=device)
+    weight = torch_ops.packed_tensors(matrix.packed, device=device)
     weights = (_copied(weight) for _ in range(copies))
     return [partial(_product, operation, weight) for weight in weights]
 
@@ -177,7 +178,7 @@ def twin(matrix: Matrix, device: str, copies: int) -> list[Product]:
         raise NotImplementedError("the Triton twin is timed on a GPU alone")
     from uqlib_kernels import triton_twins
 
-    weight = triton_twins.arranged_tensors(matrix.packed(), device)
+    weight = triton_twins.arranged_tensors(matrix.packed, device)
     weights = (_copied(weight) for _ in range(copies))
     return [partial(_twin_product, triton_twins.linear, weight) for weight in weights]
 

@@ -31,7 +31,9 @@ OPERATIONS = {
     "linear_w1": 1,
     "linear_w4a32": 4,
     "linear_dequantized": 8,
+    "linear_integer": 4,
 }
+ROUNDINGS = ((7, None), (127, 0.05))  # what linear_integer takes besides: top and scale
 
 
 def make_known(device: str) -> None:
@@ -71,7 +73,12 @@ def products(device: str, sizes: Sequence[int]) -> Iterator[Any]:
                 for dtype in (torch.bfloat16, torch.float16, torch.float32):
                     placed = x.to(dtype).to(device)
                     own = bias if rows % 2 else None
-                    yield torch_ops.linear(placed, weight, own, operation=operation)
+                    if operation in torch_ops.OPERATIONS:
+                        yield torch_ops.linear(placed, weight, own, operation=operation)
+                        continue
+                    for rounding in ROUNDINGS:
+                        function = getattr(torch.ops.uqlib_kernels, operation)
+                        yield function(placed, *weight, own, *rounding)
 
 
 def row_results(device: str) -> Iterator[Any]:

@@ -140,13 +140,14 @@ def check(budget: Budget, device: str) -> list[Stage]:
     """Run the tests that need a GPU: those of the kernels, then all others."""
     # The tests of the kernels stand alone, and so want no conftest.py either.
     own = ["--noconftest", *map(str, OWN_TESTS)]
-    stages = [_check("check kernels", own, budget.part(CHECK_SHARE), device)]
+    stages = [tested("check kernels", own, budget.part(CHECK_SHARE), device)]
     others = [str(path) for path in files_of_gpu()]
     seconds = budget.part(0.5 * CHECK_SHARE)
-    return [*stages, _check("check uqlib", others, seconds, device)]
+    return [*stages, tested("check uqlib", others, seconds, device)]
 
 
-def _check(name: str, given: Sequence[str], seconds: float, device: str) -> Stage:
+def tested(name: str, given: Sequence[str], seconds: float, device: str) -> Stage:
+    """Run tests that need a GPU, on a device or what stands for it."""
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder) / "pytest.ini"
         configuration.write_text(_CONFIGURATION, encoding="utf-8")
@@ -193,15 +194,20 @@ def checked(name: str, done: Done, counts: dict[str, int]) -> Stage:
 CLEAN = re.compile(r"SUMMARY: 0 (errors|hazards)\b")
 
 
-def sanitizer() -> str | None:
-    """Return where compute-sanitizer is."""
-    places = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
+def cuda_tool(name: str) -> str | None:
+    """Return where a program of the CUDA toolkit is."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [name, *(f"{home}/bin/{name}" for home in homes if home)]
+    places.append(f"/usr/local/cuda/bin/{name}")
     return next(filter(None, map(shutil.which, places)), None)
 
 
 def sanitize(budget: Budget, device: str) -> list[Stage]:
     """Run a few small calls of every kernel under each tool."""
-    tool, end = sanitizer(), budget.left() - budget.part(SANITIZE_SHARE)
+    tool, end = (
+        cuda_tool("compute-sanitizer"),
+        budget.left() - budget.part(SANITIZE_SHARE),
+    )
     driver = [sys.executable, str(FOLDER / "_gpu_sanitized.py"), "--device", device]
     environment = {"PYTHONPATH": PATHS, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     if device == "cpu":

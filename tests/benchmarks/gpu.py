@@ -39,6 +39,7 @@ from _gpu_stages import (  # noqa: E402
     Stage,
     build,
     check,
+    cuda_tool,
     sanitize,
     target_of,
 )
@@ -177,7 +178,9 @@ def described(dry: bool, commit: str) -> dict[str, str]:
     found = {"GPU": "none, a dry run" if dry else "unknown"}
     if not dry:
         found |= _device()
-    found["nvcc"] = _first(r"release \S+ V\S+", ["nvcc", "--version"])
+    found["nvcc"] = _first(
+        r"release \S+ V\S+", [cuda_tool("nvcc") or "nvcc", "--version"]
+    )
     for name in LIBRARIES:
         try:
             found[name] = version(name)

@@ -1,13 +1,13 @@
 """What tests of the operations on a GPU share: problems, answers, how near they are.
 
 With UQLIB_TEST_DEVICE=cpu what does not need a GPU runs on the CPU's operations, which
-shows that the tests themselves are right. Nothing here needs more than torch, NumPy and
-pytest, so that the tests run where little else is installed.
+shows that the tests themselves are right; with UQLIB_TEST_DEVICE=emulated on those of
+the GPU, on an emulation of it, which shows that they ask of it what it does. Nothing
+here needs more than torch, NumPy and pytest (and g++ for the emulation), so that the
+tests run where little else is installed.
 """
 
 import functools
-import importlib
-import importlib.util
 import os
 from types import SimpleNamespace
 
@@ -17,7 +17,10 @@ import torch
 
 from uqlib_kernels import pack, torch_ops
 
-DEVICE = os.environ.get("UQLIB_TEST_DEVICE", "cuda")
+PLACE = os.environ.get("UQLIB_TEST_DEVICE", "cuda")
+EMULATED = PLACE == "emulated"
+DEVICE = "cpu" if EMULATED else PLACE  # of tensors
+NAMESPACE = "uqlib_kernels_emulated" if EMULATED else "uqlib_kernels"
 on_gpu = [pytest.mark.gpu, pytest.mark.usefixtures("operations", "poisoned")]
 needs_gpu = pytest.mark.skipif(DEVICE != "cuda", reason="of a GPU alone")
 ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError)
@@ -29,18 +32,31 @@ BITS = {
     "linear_w1": 1,
     "linear_w4a32": 4,
     "linear_dequantized": 8,
+    "linear_integer": 4,
 }
-TOP = {"linear_w8a8": 127, "linear_w4a8": 127, "linear_w2a8": 127, "linear_w1": 31}
+TOP = {
+    "linear_w8a8": 127,
+    "linear_w4a8": 127,
+    "linear_w2a8": 127,
+    "linear_w1": 31,
+    "linear_integer": 100,
+}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 every_operation = pytest.mark.parametrize("name", BITS)
+
+
+if EMULATED:
+    from tests.kernels.cuda import _on_gpu_emulated as emulation
+
+    work = emulation.Work()
 
 
 @pytest.fixture(scope="module", name="operations")
 def _operations():
     """The operations, for the device."""
     torch_ops.register()
-    if importlib.util.find_spec("uqlib_kernels._torch_row_ops"):
-        importlib.import_module("uqlib_kernels._torch_row_ops")
+    if EMULATED:
+        return emulation.operations()
     if DEVICE == "cuda":
         from uqlib_kernels import cuda
 
@@ -54,6 +70,11 @@ def _operations():
 @pytest.fixture(name="poisoned")
 def _poisoned(operations):
     """Fill the memory that the next tensors get with NaN: no write is missed."""
+    if EMULATED:
+        work.done = 0
+        with emulation.NaNMemory():
+            yield
+        return
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
         small = [torch.full((1 << 17,), float("nan"), device=DEVICE) for _ in range(16)]
@@ -73,6 +94,7 @@ def problem(bits, n_out, n_in, group, zero="middle", seed=0):
     """A packed weight and its values: codes, scales, zero points of a kind."""
     rng = np.random.default_rng([seed, bits, n_out, n_in])
     codes = rng.integers(0, 2**bits, (n_out, n_in), dtype=np.uint8)
+    codes[0, 0] = 0  # a weight that is alone shall not be 0
     n_groups = -(-n_in // group)
     # Values of about 1, so that results in half precision are finite.
     scale = ((rng.random((n_out, n_groups)) + 0.5) / 2**bits).astype(np.float32)
@@ -108,26 +130,31 @@ def rows_of(n_rows, n_in, dtype, seed=0):
     return torch.from_numpy(x).to(dtype)
 
 
-def answer(name, x, own, bias=None):
+def answer(name, x, own, bias=None, top=None, static_scale=None):
     """The product in double precision, of rows as the operation rounds them."""
     rows = x.double().numpy()
     if name in TOP:
         single = x.float().numpy()
-        top = np.float32(TOP[name])
-        scale = np.abs(single).max(axis=1, keepdims=True) / top
-        scale[scale == 0] = 1
+        top = np.float32(top or TOP[name])
+        if static_scale is None:
+            scale = np.abs(single).max(axis=1, keepdims=True) / top
+            scale[scale == 0] = 1
+        else:
+            scale = np.float32(static_scale)
         rows = np.rint(single / scale).clip(-top, top).astype(np.float64) * scale
     y = rows @ own.values.T
     return y if bias is None else y + bias.double().numpy()
 
 
-def tolerance(name, dtype, zero="middle"):
-    """What rounding may do: to the result, and to weights that are no whole numbers."""
-    of_result = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 0.0}[dtype]
-    if name in TOP:
-        return of_result + 1e-5
-    exact = dtype == torch.float32 and zero in ("middle", "groups")
-    return 1e-4 if exact else 1e-2
+def tolerance(name, x):
+    """What rounding may do: to weights and to the result, in the type of the rows.
+
+    Libraries may add parts of a product in that type, too. In single precision sums
+    are rounded: those of integers after each group only, those of floats by tensor
+    cores, which cut them off after each 16 columns; and a codebook has 16 bits.
+    """
+    of_type = {torch.float16: 2e-3, torch.bfloat16: 8e-3, torch.float32: 0.0}[x.dtype]
+    return of_type + (1e-6 if name in TOP else 5e-6 + x.shape[-1] / 16 * 2**-23)
 
 
 def assert_close(y, expected, bound):
@@ -142,10 +169,44 @@ def assert_close(y, expected, bound):
 
 
 def on_device(packed):
+    """A packed weight for the operations of the device."""
+    if EMULATED:
+        from uqlib_kernels._torch_ops import arranged_tensors
+
+        return arranged_tensors(packed)
     return torch_ops.packed_tensors(packed, device=DEVICE)
 
 
-def run(name, x, own, bias=None):
+def operation_of(name):
+    """An operation of torch for the device."""
+    return getattr(getattr(torch.ops, NAMESPACE), name)
+
+
+def arguments(name, bias=None, top=None, static_scale=None):
+    """What an operation takes after a weight."""
+    if name == "linear_integer":
+        return bias, top or TOP[name], static_scale
+    return (bias,)
+
+
+def linear(name, x, weight, bias=None, **rounding):
+    """A product by an operation, through what users call where that takes it."""
+    if EMULATED and not torch.compiler.is_compiling():
+        work.add(x, weight)
+    if EMULATED or name not in torch_ops.OPERATIONS:
+        operation = operation_of(name)
+        return operation(x, *weight, *arguments(name, bias, **rounding))
+    return torch_ops.linear(x, weight, bias, operation=name)
+
+
+def run(name, x, own, bias=None, **rounding):
+    """A product with a problem's weight, all of it on the device."""
     bias = None if bias is None else bias.to(DEVICE)
-    weight = on_device(own.packed)
-    return torch_ops.linear(x.to(DEVICE), weight, bias, operation=name)
+    return linear(name, x.to(DEVICE), on_device(own.packed), bias, **rounding)
+
+
+def of_cpu(name, x, own, bias=None, **rounding):
+    """The product by the CPU's operation, which has tests of its own."""
+    operation = getattr(torch.ops.uqlib_kernels, name)
+    weight = torch_ops.packed_tensors(own.packed)
+    return operation(x, *weight, *arguments(name, bias, **rounding))

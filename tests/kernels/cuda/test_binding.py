@@ -79,6 +79,7 @@ CASES = [
     (8, 20, 70, None, "plain"),
     (8, 33, 128, 64, "zeros"),
     (4, 16, 128, 32, "plain"),
+    (4, 16, 20, None, "zeros"),
     (4, 50, 100, 100, "whole zeros"),
     (4, 24, 70, 24, "codebook"),
     (4, 24, 70, 24, "codebook with zeros"),
@@ -273,6 +274,15 @@ def test_row_operations_equal_those_of_the_cpu():
         ops.isotonic_rows(given, torch.ones(3))
     with pytest.raises(RuntimeError, match="penalty"):
         ops.mass_sets(given, torch.ones(40), torch.ones(40), 0, -1.0)
+
+
+def test_weights_that_begin_anywhere_are_refused():
+    packed = packed_of(4, 20, 64, 32, "plain", np.random.default_rng(4))
+    weight = arranged(packed)
+    room = torch.empty(weight.codes.numel() + 4, dtype=torch.uint8)
+    moved = room[4:].reshape(weight.codes.shape).copy_(weight.codes)
+    with pytest.raises(RuntimeError, match="codes must begin at a multiple of 16"):
+        operations().linear_w4a32(torch.ones(2, 64), *weight._replace(codes=moved))
 
 
 def test_the_library_needs_no_cuda_to_be_loaded():

@@ -21,7 +21,7 @@ from tests.kernels.cuda._emulated import (
     pointer,
 )
 
-INVALID = 1
+INVALID = -1
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from tests.kernels.cuda._emulated import (
 )
 from uqlib_kernels.sets import mass_sets
 
-INVALID = 1
+INVALID = -1
 # By a thread for each label, by a warp, by a block, and without room for a row.
 WIDTHS = [1, 2, 3, 8, 10, 31, 32, 33, 100, 500, 2500]
 every_type = pytest.mark.parametrize("dtype", [np.float32, np.float64])

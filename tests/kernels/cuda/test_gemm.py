@@ -28,7 +28,7 @@ from uqlib_kernels._packed import unpack_codes
 from uqlib_kernels.pack import pack_codebook, pack_w1, pack_w2, pack_w4, pack_w8
 
 PACK = {8: pack_w8, 4: pack_w4, 2: pack_w2, 1: pack_w1}
-INVALID = 1
+INVALID = -1
 LARGEST_ERROR = {FLOAT: 0.0, HALF: 2.0**-11, BFLOAT16: 2.0**-8}  # relative, of rounding
 
 
@@ -45,8 +45,10 @@ def _library():
 class _Case:
     """A product, its exact result, and what an absolute error may be a part of.
 
-    `exact` and `weight` are in float64 and of the values that the kernel gets;
-    `magnitude` is the sum of the absolute values of all terms.
+    `result` and `weight` are in float64 and of the values that the kernel gets;
+    `magnitude` is the sum of the absolute values of all terms: of (q - c) x and of
+    (c - z) x for the center c of the codes. With `exact`, every number is a small
+    multiple of a power of two, so that floats hold all sums.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class _Case:
         codebook=False,
         bias=False,
         out=FLOAT,
-        whole=False,
+        exact=False,
         seed=0,
     ):
         rng = np.random.default_rng(seed)
@@ -69,25 +71,38 @@ class _Case:
         n_groups = -(-n_in // group)
         codes = rng.integers(0, 2**bits, (n_out, n_in))
         scale = rng.uniform(0.5, 2.0, (n_out, n_groups)).astype(np.float32)
-        if whole:
+        if exact and type_ == INT8:
             scale[:] = 1.0
+        elif exact:
+            scale = 2.0 ** rng.integers(-1, 2, scale.shape).astype(np.float32)
         center = {8: 128.0, 4: 8.0, 2: 1.5, 1: 0.5}[bits]
+        default = 0.0 if codebook else center
         zero_point = {
-            None: center,
+            None: default,
+            "whole": 2.0 ** (bits - 1) + 1.0,
             "half": center - 0.5,
             "fraction": 0.3 * 2**bits,
+            "outside": -3.0,
             "groups": rng.integers(0, 2**bits, (n_out, n_groups)).astype(float),
+            "fractions": rng.uniform(0, 2**bits, (n_out, n_groups)),
+            "eighths": rng.integers(-8, 2**bits * 8 + 8, (n_out, n_groups)) / 8,
         }[zero]
         if codebook:
             # Both types of 16 bits hold these.
             values = np.sort(rng.permutation(np.arange(-127, 128))[:16] / 64.0)
-            packed = pack_codebook(codes, values, group, scale=scale)
-            numbers = values[unpack_codes(packed)].astype(np.float64)
+            packed = pack_codebook(
+                codes, values, group, scale=scale, zero_point=zero_point
+            )
+            values, center = values[unpack_codes(packed)], 0.0
         else:
             packed = PACK[bits](codes, group, scale=scale, zero_point=zero_point)
-            zeros = np.broadcast_to(np.float32(zero_point), (n_out, n_groups))
-            numbers = codes - zeros.astype(np.float64)[:, np.arange(n_in) // group]
-        self.weight = numbers * scale.astype(float)[:, np.arange(n_in) // group]
+            values = codes
+        group_of = np.arange(n_in) // group
+        zeros = np.broadcast_to(np.float32(zero_point), (n_out, n_groups))
+        zeros = zeros.astype(np.float64)[:, group_of]
+        numbers = values - zeros
+        by_column = scale.astype(np.float64)[:, group_of]
+        self.weight = numbers * by_column
         self.bits, self.type, self.out, self.packed = bits, type_, out, packed
         self.arrays = {}
         if type_ == INT8:
@@ -97,7 +112,7 @@ class _Case:
             used = x[:, : columns.n_groups * columns.group_columns].astype(np.int32)
             sums = used.reshape(n_rows, columns.n_groups, -1).sum(axis=2)
             self.arrays["group_sums"] = guarded(sums.astype(np.int32))
-            row_scale = np.ones(n_rows) if whole else rng.uniform(0.1, 1.0, n_rows)
+            row_scale = np.ones(n_rows) if exact else rng.uniform(0.1, 1.0, n_rows)
             row_scale = row_scale.astype(np.float32)
             self.arrays["row_scale"] = guarded(row_scale)
             self.rows = rows.astype(np.float64) * row_scale[:, None]
@@ -105,22 +120,21 @@ class _Case:
             largest = 128.0 if bits == 8 else 2.0**bits
             self.magnitude = (np.abs(self.rows) @ np.full((n_in, n_out), largest)) * 2.0
         else:
-            rows = to_bits(rng.normal(size=(n_rows, n_in)), type_)
+            x = rng.normal(size=(n_rows, n_in))
+            if exact:
+                x = rng.integers(-4, 5, (n_rows, n_in)) / 2
+            rows = to_bits(x, type_)
             self.rows = from_bits(rows, type_)
             self.x = guarded(placed(rows, packed))
-            self.magnitude = np.abs(self.rows) @ np.abs(self.weight.T)
+            size = (np.abs(values - center) + np.abs(center - zeros)) * by_column
+            self.magnitude = np.abs(self.rows) @ size.T
         if codebook:
             self.arrays["pairs"] = guarded(pairs_of(packed.codebook, type_))
-        self.exact = self.rows @ self.weight.T
+        self.result = self.rows @ self.weight.T
         if bias:
             added = rng.normal(size=n_out).astype(np.float32)
             self.arrays["bias"] = guarded(added)
-            self.exact = self.exact + added.astype(np.float64)
-        # Sums in single precision; and numbers q - z that T does not hold exactly.
-        self.relative = 2.0**-20
-        if zero == "fraction" and type_ != INT8:
-            self.relative = LARGEST_ERROR[type_]
-            self.magnitude = np.abs(self.rows) @ (np.abs(self.weight.T) + scale.max())
+            self.result = self.result + added.astype(np.float64)
 
     def run(self, multiprocessors=3, seed=0):
         """The result in the numbers of its type; checks what lies around it."""
@@ -146,9 +160,9 @@ class _Case:
 
     def check(self, y):
         result = from_bits(y, self.out)
-        allowed = self.relative * (self.magnitude + np.abs(self.exact))
-        allowed = allowed + LARGEST_ERROR[self.out] * np.abs(self.exact)
-        np.testing.assert_array_less(np.abs(result - self.exact), allowed + 1e-30)
+        allowed = 2.0**-20 * (self.magnitude + np.abs(self.result))  # of sums
+        allowed = allowed + LARGEST_ERROR[self.out] * np.abs(self.result)
+        np.testing.assert_array_less(np.abs(result - self.result), allowed + 1e-30)
 
 
 FLOAT_CASES = {
@@ -157,13 +171,53 @@ FLOAT_CASES = {
     "w4-ragged-groups": {"bits": 4, "n_out": 7, "n_in": 333, "group": 100},
     "w4-row": {"bits": 4, "n_out": 24, "n_in": 449, "zero": "half", "bias": True},
     "w4-fraction": {"bits": 4, "n_out": 16, "n_in": 128, "zero": "fraction"},
+    "w4-fractions": {"bits": 4, "n_out": 20, "n_in": 300, "zero": "fractions"},
+    "w4-outside": {"bits": 4, "n_out": 16, "n_in": 100, "zero": "outside"},
     "w4-strips": {"bits": 4, "n_out": 272, "n_in": 130, "group": 64},
     "codebook": {"bits": 4, "n_out": 33, "n_in": 190, "group": 64, "codebook": True},
+    "codebook-zero": {
+        "bits": 4,
+        "n_out": 20,
+        "n_in": 190,
+        "zero": "fraction",
+        "codebook": True,
+    },
+    "codebook-zeros": {
+        "bits": 4,
+        "n_out": 33,
+        "n_in": 190,
+        "group": 64,
+        "zero": "fractions",
+        "codebook": True,
+    },
     "w8": {"bits": 8, "n_out": 40, "n_in": 300, "group": 100, "zero": "groups"},
     "w8-row": {"bits": 8, "n_out": 17, "n_in": 257, "zero": "half", "bias": True},
+    "w8-whole": {"bits": 8, "n_out": 16, "n_in": 100, "zero": "whole"},
+    "w8-fractions": {
+        "bits": 8,
+        "n_out": 16,
+        "n_in": 300,
+        "group": 64,
+        "zero": "fractions",
+    },
     "w2": {"bits": 2, "n_out": 20, "n_in": 300, "group": 32, "zero": "groups"},
     "w2-row": {"bits": 2, "n_out": 35, "n_in": 700, "bias": True},
+    "w2-half": {"bits": 2, "n_out": 16, "n_in": 100, "zero": "half"},
+    "w2-fractions": {
+        "bits": 2,
+        "n_out": 16,
+        "n_in": 700,
+        "group": 96,
+        "zero": "fractions",
+    },
     "w1": {"bits": 1, "n_out": 20, "n_in": 600, "group": 96, "bias": True},
+    "w1-fractions": {
+        "bits": 1,
+        "n_out": 16,
+        "n_in": 600,
+        "group": 32,
+        "zero": "fractions",
+    },
     "w1-row": {"bits": 1, "n_out": 16, "n_in": 100, "zero": "fraction"},
 }
 ROWS = {HALF: 17, BFLOAT16: 33}
@@ -194,12 +248,24 @@ def test_integers(name, n_rows):
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2, 1])
-def test_integers_are_exact(bits):
-    """Scales of 1 and sums below 2^24: single precision holds every step."""
-    case = _Case(bits, INT8, 19, 20, 500, 128, zero="half", whole=True)
-    assert np.abs(case.exact).max() < 2**23
-    for multiprocessors in (1, 5):
-        np.testing.assert_array_equal(case.run(multiprocessors), case.exact)
+@pytest.mark.parametrize(
+    ("type_", "zero"),
+    [(INT8, "half"), (HALF, None), (HALF, "eighths"), (BFLOAT16, "eighths")],
+)
+def test_sums_are_exact(bits, type_, zero):
+    """Where single precision holds every step no weight may be rounded."""
+    for n_rows, multiprocessors in ((19, 1), (40, 5)):
+        case = _Case(bits, type_, n_rows, 20, 500, 128, zero=zero, exact=True)
+        unit = 2.0**-1 if type_ == INT8 else 2.0**-5  # all sums are multiples of it
+        assert np.abs(case.result).max() < 2**24 * unit
+        np.testing.assert_array_equal(case.run(multiprocessors), case.result)
+
+
+def test_sums_of_a_codebook_with_zeros_are_exact():
+    case = _Case(
+        4, BFLOAT16, 40, 20, 500, 128, zero="eighths", codebook=True, exact=True
+    )
+    np.testing.assert_array_equal(case.run(), case.result)
 
 
 @pytest.mark.parametrize("out", [HALF, BFLOAT16])
@@ -211,7 +277,7 @@ def test_types_of_results(type_, out):
         if type_ == INT8:  # into the range of half precision
             case.arrays["row_scale"][:] *= np.float32(2.0**-7)
             bias = case.arrays["bias"].astype(np.float64)
-            case.exact = (case.exact - bias) / 2**7 + bias
+            case.result = (case.result - bias) / 2**7 + bias
         case.check(case.run(multiprocessors))
 
 
@@ -225,7 +291,7 @@ def test_rows(n_rows):
 @pytest.mark.parametrize("multiprocessors", [1, 2, 3, 5, 132])
 def test_any_partition(type_, multiprocessors):
     """Groups of 96 columns are cut in their middle by runs of whole steps."""
-    case = _Case(4, type_, 34, 272, 64 * 9, 96, zero="groups", bias=True)
+    case = _Case(4, type_, 34, 272, 64 * 9, 96, zero="fractions", bias=True)
     case.check(case.run(multiprocessors))
 
 
@@ -235,7 +301,7 @@ def test_any_partition(type_, multiprocessors):
 )
 def test_same_bits_in_any_order(bits, type_, codebook):
     """The order in which threads run and copies arrive changes nothing."""
-    case = _Case(bits, type_, 20, 48, 600, 128, codebook=codebook, zero=None)
+    case = _Case(bits, type_, 20, 48, 600, 128, codebook=codebook, zero="fractions")
     first = case.run(3, SEEDS[0])
     for seed in SEEDS[1:]:
         np.testing.assert_array_equal(case.run(3, seed), first)
@@ -243,13 +309,13 @@ def test_same_bits_in_any_order(bits, type_, codebook):
 
 def test_other_rows_do_not_matter():
     """A row of NaN or infinities stays by itself."""
-    case = _Case(4, HALF, 20, 32, 200, 64, zero="half")
+    case = _Case(2, HALF, 20, 32, 200, 64)
     clean = case.run()
     rows = case.x.view(np.float16)
     rows[3, 5], rows[7, 0], rows[11, 9] = np.nan, np.inf, -np.inf
     bad = case.run()
     assert np.isnan(bad[3]).all()
-    # No number q - 7.5 is zero: infinities have the sign of the weight.
+    # No number q - 1.5 is zero: infinities have the sign of the weight.
     np.testing.assert_array_equal(bad[7], np.copysign(np.inf, case.weight[:, 0]))
     np.testing.assert_array_equal(bad[11], np.copysign(np.inf, -case.weight[:, 9]))
     others = np.setdiff1d(np.arange(20), [3, 7, 11])
@@ -270,7 +336,7 @@ def test_row_scale_of_floats():
     bias = case.arrays["bias"].astype(np.float64)
     factor = np.linspace(0.5, 4.0, 17).astype(np.float32)
     case.arrays["row_scale"] = guarded(factor)
-    case.exact = (case.exact - bias) * factor[:, None] + bias
+    case.result = (case.result - bias) * factor[:, None] + bias
     case.magnitude = case.magnitude * factor[:, None]
     case.check(case.run())
 
@@ -294,6 +360,7 @@ def test_no_sums_are_read_where_codes_lie_about_their_center():
         {"n_true_out": 33},
         {"n_columns": 96},
         {"n_columns": 0},
+        {"n_rows": 1 << 24, "n_out": 1 << 20},
         {"group_columns": 48},
         {"group_columns": 0},
         {"n_groups": 0},
@@ -339,11 +406,27 @@ def test_invalid_kinds(type_, bits, out, multiprocessors):
     assert (y.view(np.uint8) == 0xFF).all()
 
 
-def test_a_codebook_has_no_zero_points():
-    case = _Case(4, HALF, 17, 32, 192, 64, codebook=True)
+def test_operands_of_floats_that_no_kernel_takes():
+    case = _Case(4, HALF, 17, 32, 192, 192, zero="fractions")
     y = guarded_empty((17, 32), np.float32)
-    zero = guarded(np.zeros_like(case.packed.scale))
-    made = product(case.packed, case.x, y, **{**case.arrays, "zero": zero})
+    made = product(case.packed, case.x, y)
+    # One run of all steps has no parts, but the sums of groups need room.
+    n_parts = _library().uqlib_gemm_parts(ctypes.byref(made), 4, 1)
+    assert n_parts == 17
+    assert case.call(made, 1) == INVALID
+    made.parts = guarded_empty(n_parts, np.float32).ctypes.data
+    made.group_sums = made.x
+    assert case.call(made, 1) == INVALID
+    made.group_sums = None
+    assert (y.view(np.uint8) == 0xFF).all()
+    assert case.call(made, 1) == 0
+    case.check(y)
+
+
+def test_codebooks_have_4_bits():
+    case = _Case(2, HALF, 17, 32, 256)
+    y = guarded_empty((17, 32), np.float32)
+    made = product(case.packed, case.x, y, pairs=guarded(np.zeros(256, np.uint32)))
     assert case.call(made, 1) == INVALID
 
 

@@ -17,7 +17,7 @@ from tests.kernels.cuda._emulated import (
 )
 from uqlib_kernels.rows import isotonic_rows, sort_rows
 
-INVALID = 1
+INVALID = -1
 WIDTHS = [1, 2, 3, 8, 9, 19, 24, 32, 33, 64, 99]
 # Rows of one block, of several with a last one that is not full, and the edges between.
 SIZES = [1, 17, 255, 256, 600]
@@ -245,6 +245,20 @@ def test_wide_rows(width, dtype):
     q[0, 0] += 1  # crosses
     assert_sorted(sorted_rows(q, seed=width), q)
     assert_same(projected_rows(q, seed=width), isotonic_rows(q))
+
+
+@every_type
+@pytest.mark.parametrize("memory", [99, 163, 227])
+def test_machines_with_less_memory_take_rows_as_wide(memory, dtype):
+    library = kernels()
+    library.uqlib_emulate_memory(memory * 1024)
+    try:
+        for width in (142, 1007, 2048):
+            q = rows_of(9, width, dtype, crossing=0.5)
+            assert_sorted(sorted_rows(q, seed=width), q)
+            assert_same(projected_rows(q, seed=width), isotonic_rows(q))
+    finally:
+        library.uqlib_emulate_memory(227 * 1024)
 
 
 # ----------------------------------------------------------------- errors

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from tests.kernels.cuda._on_gpu import (  # noqa: E402
     DEVICE,
     ERRORS,
+    PLACE,
     _operations,  # noqa: F401 - a fixture
     _poisoned,  # noqa: F401 - a fixture
     needs_gpu,
@@ -57,6 +58,26 @@ def test_sorted_rows(operations, cpu, dtype, n_levels):
         monotone = (np.diff(q, axis=1) >= 0).all(axis=1)
         kept = found.cpu().numpy()[monotone]
         np.testing.assert_array_equal(bits(kept), bits(q[monotone]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("n_levels", LEVELS)
+def test_rows_with_nan(operations, dtype, n_levels):
+    q = torch.from_numpy(quantiles(50, n_levels, np.float64)).to(dtype)
+    bad = torch.arange(0, 50, 7)
+    q[bad, bad % n_levels] = float("nan")
+    if PLACE == "cpu":
+        with pytest.raises(ERRORS, match="NaN"):
+            operations.sort_rows(q)
+    else:
+        found = operations.sort_rows(q.to(DEVICE)).cpu()
+        good = torch.ones(50, dtype=torch.bool)
+        good[bad] = False
+        assert found.dtype == dtype
+        assert found[bad].isnan().all()
+        assert torch.equal(found[good], q[good].sort(dim=1).values)
+    found = operations.isotonic_rows(q.to(DEVICE), None).cpu()
+    assert found[bad].isnan().any(dim=1).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -139,12 +160,14 @@ def test_rows_on_other_streams_and_in_graphs(operations):
     stream.synchronize()
     # As integers: a pool of both infinities is NaN.
     assert torch.equal(y.view(torch.int32), expected.view(torch.int32))
+    # A kernel is loaded at its first call, which no graph may hold.
+    expected = operations.sort_rows(source)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y = operations.sort_rows(x)
     y.zero_()
     graph.replay()
-    assert torch.equal(y, operations.sort_rows(source))
+    assert torch.equal(y, expected)
 
 
 @pytest.mark.filterwarnings("default")

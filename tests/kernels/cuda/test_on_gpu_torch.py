@@ -8,15 +8,19 @@ from tests.kernels.cuda._on_gpu import (  # noqa: E402
     BITS,
     DEVICE,
     ERRORS,
+    PLACE,
     TOP,
     _operations,  # noqa: F401 - a fixture
     _poisoned,  # noqa: F401 - a fixture
     answer,
+    arguments,
     assert_close,
     every_operation,
+    linear,
     needs_gpu,
     on_device,
     on_gpu,
+    operation_of,
     problem,
     rows_of,
     run,
@@ -25,6 +29,7 @@ from tests.kernels.cuda._on_gpu import (  # noqa: E402
 from uqlib_kernels import torch_ops  # noqa: E402
 
 pytestmark = on_gpu
+OF_BITS = [name for name in TOP if name != "linear_integer"]
 
 
 class Layers(torch.nn.Module):
@@ -45,7 +50,7 @@ class Layers(torch.nn.Module):
         for name, numbers in self.numbers.items():
             *parts, bias = (getattr(self, f"{name}_{k}") for k in range(5))
             weight = torch_ops.PackedTensors(*parts, *numbers)
-            out.append(torch_ops.linear(x, weight, bias, operation=name) * 2)
+            out.append(linear(name, x, weight, bias) * 2)
         return torch.cat(out, dim=-1)
 
 
@@ -72,14 +77,14 @@ def test_compiled_code_gives_the_same(settings):
 def test_opcheck(name):
     own = problem(BITS[name], 35, 96, 32)
     weight, bias = on_device(own.packed), own.bias.to(DEVICE)
-    operation = getattr(torch.ops.uqlib_kernels, name).default
+    operation = operation_of(name).default
     x = rows_of(5, 96, torch.float32).to(DEVICE)
-    for arguments in (
-        (x, *weight),
-        (x.reshape(1, 5, 96).bfloat16(), *weight, bias),
-        (x[:0], *weight, bias),
+    for given in (
+        (x, *weight, *arguments(name)),
+        (x.reshape(1, 5, 96).bfloat16(), *weight, *arguments(name, bias)),
+        (x[:0], *weight, *arguments(name, bias)),
     ):
-        torch.library.opcheck(operation, arguments)
+        torch.library.opcheck(operation, given)
 
 
 # ---------------------------------------------------------------------------
@@ -94,7 +99,7 @@ def wrong_calls(name, own):
 
     def call(x=x, bias=None, **parts):
         changed = weight._replace(**parts)
-        return torch_ops.linear(x, changed, bias, operation=name)
+        return linear(name, x, changed, bias)
 
     yield "columns", lambda: call(x[:, :95].contiguous())
     yield "no dimension", lambda: call(x[0, 0])
@@ -109,12 +114,17 @@ def wrong_calls(name, own):
     yield "group", lambda: call(group_size=0)
     yield "bits", lambda: call(bits=3)
     yield "zero", lambda: call(zero_point=weight.scale[:1, :1].contiguous())
-    if DEVICE == "cuda":
+    if name == "linear_integer":
+        for top, static_scale in ((0, None), (128, None), (7, 0.0), (7, float("nan"))):
+            given = (None, top, static_scale)
+            rounding = f"top={top}, static_scale={static_scale}"
+            yield rounding, lambda given=given: operation_of(name)(x, *weight, *given)
+    if PLACE != "cpu":
         host = torch_ops.packed_tensors(own.packed)
         moved = [p.to(DEVICE) if torch.is_tensor(p) else p for p in host]
-        operation = getattr(torch.ops.uqlib_kernels, name)
-        yield "weight of the CPU", lambda: operation(x, *host)
-        yield "order of the CPU", lambda: operation(x, *moved)
+        yield "order of the CPU", lambda: linear(name, x, type(host)(*moved))
+    if DEVICE == "cuda":
+        yield "weight of the CPU", lambda: linear(name, x, host)
         yield "rows on the CPU", lambda: call(x.cpu())
         yield "scale on the CPU", lambda: call(scale=weight.scale.cpu())
         yield "bias on the CPU", lambda: call(bias=own.bias)
@@ -131,26 +141,27 @@ def test_errors(name):
         pytest.fail(f"{what}: nothing was raised")
     x = rows_of(4, 96, torch.float32)
     expected = answer(name, x, own)
-    assert_close(run(name, x, own), expected, tolerance(name, torch.float32))
+    assert_close(run(name, x, own), expected, tolerance(name, x))
 
 
-@pytest.mark.parametrize("name", [*TOP, "linear_w4a32"])
+@pytest.mark.parametrize("name", [*OF_BITS, "linear_w4a32"])
 def test_weights_of_other_bits_are_refused(name):
     own = problem(2 if BITS[name] == 4 else 4, 35, 96, 32)
     with pytest.raises(ERRORS):
         run(name, rows_of(3, 96, torch.float32), own)
 
 
-def test_a_codebook_is_no_integer():
+@pytest.mark.parametrize("name", ["linear_w4a8", "linear_integer"])
+def test_a_codebook_is_no_integer(name):
     own = problem(4, 35, 96, 32, "codebook")
     with pytest.raises(ERRORS):
-        run("linear_w4a8", rows_of(3, 96, torch.float32), own)
+        run(name, rows_of(3, 96, torch.float32), own)
 
 
-@needs_gpu
-def test_no_gradient():
-    own = problem(8, 35, 96, 32)
+@every_operation
+def test_no_gradient(name):
+    own = problem(BITS[name], 35, 96, 32)
     x = rows_of(3, 96, torch.float32).to(DEVICE).requires_grad_()
-    y = torch_ops.linear(x, on_device(own.packed), operation="linear_w8a8")
+    y = linear(name, x, on_device(own.packed))
     with pytest.raises(NotImplementedError, match="no gradient"):
         y.sum().backward()

@@ -47,7 +47,7 @@ SHAPES = [
     (17, 16, 600, 96),
     (33, 20, 40, 7),
 ]
-INVALID = 1
+INVALID = -1
 
 at_all_bits = pytest.mark.parametrize("bits", BITS)
 at_float_types = pytest.mark.parametrize("kind", [HALF, BFLOAT16])
