@@ -10,9 +10,10 @@ JOBS ?= 2
 pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -q -n $(JOBS)
 
 BIN := $(VENV)/bin
-# What `make test-isa` runs once for each level of instructions.
+# What `make test-isa` runs once for each level of instructions, which a GPU has not.
 ISA_TESTS ?= tests/kernels tests/quantized/test_kernels.py \
-             tests/quantized/test_backend.py tests/quantized/test_tree_kernels.py
+             tests/quantized/test_backend.py tests/quantized/test_tree_kernels.py \
+             --ignore=tests/kernels/cuda --ignore=tests/kernels/triton
 # The floors of pyproject.toml, for `make test-oldest` (Python 3.11 or 3.12).
 OLDEST := numpy==2.0.2 scipy==1.13.1 scikit-learn==1.6.1 numba==0.61.0 \
           pandas==2.2.3 matplotlib==3.9.4 pyparsing==3.2.3 \

@@ -122,12 +122,13 @@ void check_tensor(const char* name, const Tensor& tensor, const Tensor& x,
   std::string wanted = "(";
   for (size_t d = 0; d < shape.size(); ++d)
     wanted += (d ? ", " : "") + std::to_string(shape[d]);
-  STD_TORCH_CHECK(fits && tensor.scalar_type() == type && tensor.is_contiguous(), "uqlib_kernels: ",
-                  name, " must be contiguous, of shape ", wanted, ") and type ",
-                  torch::headeronly::toString(type), ", got shape ", shape_of(tensor),
-                  " and type ", torch::headeronly::toString(tensor.scalar_type()),
-                  ": take it from packed_tensors(packed, device=...), which arranges a weight "
-                  "for its device.");
+  STD_TORCH_CHECK(fits && tensor.scalar_type() == type && tensor.is_contiguous(),
+                  "uqlib_kernels: ", name, " must be contiguous, of shape ", wanted,
+                  ") and type ", torch::headeronly::toString(type), ", got shape ",
+                  shape_of(tensor), " and type ",
+                  torch::headeronly::toString(tensor.scalar_type()),
+                  ": take it from packed_tensors(packed, device=...), which arranges a "
+                  "weight for its device.");
   STD_TORCH_CHECK(tensor.get_device_index() == x.get_device_index() &&
                       tensor.is_cuda() == x.is_cuda(),
                   "uqlib_kernels: ", name, " must be on the device of x.");
@@ -135,7 +136,8 @@ void check_tensor(const char* name, const Tensor& tensor, const Tensor& x,
 
 void check_address(const char* name, const Tensor& tensor) {
   STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0,
-                  "uqlib_kernels: ", name, " must begin at a multiple of 16 bytes: use clone().");
+                  "uqlib_kernels: ", name,
+                  " must begin at a multiple of 16 bytes: use clone().");
 }
 
 int64_t up_to(int64_t value, int64_t multiple) {
@@ -170,7 +172,9 @@ struct Weight {
       : codes(codes_), scale(scale_), zero(zero_), codebook(codebook_) {
     STD_TORCH_CHECK(bits_ == 8 || bits_ == 4 || bits_ == 2 || bits_ == 1,
                     "uqlib_kernels: bits=", bits_, " must be 8, 4, 2 or 1.");
-    STD_TORCH_CHECK(n_out_ >= 1 && n_in >= 1 && group_size >= 1 && n_out_ < kMost && n_in < kMost,
+    // Groups are padded to 32 columns and more.
+    STD_TORCH_CHECK(n_out_ >= 1 && n_in >= 1 && group_size >= 1 && n_out_ < kMost &&
+                        n_in < kMost / 64,
                     "uqlib_kernels: n_out=", n_out_, ", n_in=", n_in, ", group_size=",
                     group_size, " must be at least 1 and not huge.");
     bits = static_cast<int>(bits_);
@@ -184,10 +188,12 @@ struct Weight {
     const std::vector<int64_t> scales = {tiles, columns.n_groups, kTileRows};
     check_tensor("codes", codes, x, shape, bits == 8 ? ScalarType::Char : ScalarType::Byte);
     check_address("codes", codes);
-    check_address("scale", scale);
-    if (zero) check_address("zero_point", *zero);
     check_tensor("scale", scale, x, scales, ScalarType::Float);
-    if (zero) check_tensor("zero_point", *zero, x, scales, ScalarType::Float);
+    check_address("scale", scale);
+    if (zero) {
+      check_tensor("zero_point", *zero, x, scales, ScalarType::Float);
+      check_address("zero_point", *zero);
+    }
     // The bits of sixteen values; of their pairs in half precision, in bfloat16, and of
     // what bfloat16 leaves of them.
     if (codebook) check_tensor("codebook", *codebook, x, {16 + 3 * 256}, ScalarType::Int);
@@ -246,7 +252,8 @@ struct Rows {
   }
 };
 
-std::optional<Tensor> checked_bias(std::optional<Tensor> bias, const Tensor& x, int64_t n_out) {
+std::optional<Tensor> checked_bias(std::optional<Tensor> bias, const Tensor& x,
+                                   int64_t n_out) {
   if (!bias) return bias;
   if (bias->scalar_type() != ScalarType::Float)
     bias = torch::stable::to(*bias, ScalarType::Float);
@@ -258,8 +265,8 @@ std::optional<Tensor> checked_bias(std::optional<Tensor> bias, const Tensor& x, 
 // Products of tensor cores for few or some rows; y is of type `out`.
 void multiply(Product p, int type, int bits, int out, const Tensor& like, void* stream) {
   const int multiprocessors = uqlib_n_multiprocessors();
-  STD_TORCH_CHECK(multiprocessors > 0,
-                  "uqlib_kernels: CUDA does not answer: is the driver as new as the library?");
+  STD_TORCH_CHECK(multiprocessors > 0, "uqlib_kernels: CUDA does not answer. Is its driver "
+                                       "as new as the library?");
   const bool few = p.n_rows <= kFewRows;
   const int64_t floats = few ? uqlib_skinny_parts(&p, bits, multiprocessors)
                              : uqlib_gemm_parts(&p, bits, multiprocessors);
@@ -269,9 +276,9 @@ void multiply(Product p, int type, int bits, int out, const Tensor& like, void* 
     p.parts = static_cast<float*>(parts->mutable_data_ptr());
   }
   if (few)
-    check(uqlib_skinny(&p, type, bits, out, multiprocessors, stream), "a product of few rows");
+    check(uqlib_skinny(&p, type, bits, out, multiprocessors, stream), "product of few rows");
   else
-    check(uqlib_gemm(&p, type, bits, out, multiprocessors, stream), "a product of some rows");
+    check(uqlib_gemm(&p, type, bits, out, multiprocessors, stream), "product of some rows");
 }
 
 Tensor of_library(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
@@ -311,8 +318,8 @@ Tensor placed(const Rows& rows, const Weight& weight, int to, int64_t planes, vo
 }
 
 // Products with many rows: the float matrix is made, and a library multiplies.
-Tensor by_dequantizing(const Rows& rows, const Weight& weight, const std::optional<Tensor>& bias,
-                       void* stream) {
+Tensor by_dequantizing(const Rows& rows, const Weight& weight,
+                       const std::optional<Tensor>& bias, void* stream) {
   const ScalarType type = rows.rows.scalar_type();
   Tensor matrix = made(rows.rows, {weight.n_out, weight.columns.n_in}, type);
   Product p = weight.product(rows.n_rows);

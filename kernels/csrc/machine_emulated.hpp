@@ -389,7 +389,8 @@ uint16_t rounded(float value) {
   int exponent = 0;
   std::frexp(value, &exponent);
   const int unit = std::max(exponent - 1, 1 - kBias) - kMantissa;
-  const double count = std::nearbyint(std::ldexp(std::fabs(static_cast<double>(value)), -unit));
+  const double size = std::fabs(static_cast<double>(value));
+  const double count = std::nearbyint(std::ldexp(size, -unit));
   // An integer that counts up the representable numbers from the first of this exponent.
   const int64_t code = static_cast<int64_t>(count) +
                        (static_cast<int64_t>(unit + kMantissa - (1 - kBias)) << kMantissa);
