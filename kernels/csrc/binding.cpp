@@ -135,8 +135,7 @@ void check_tensor(const char* name, const Tensor& tensor, const Tensor& x,
 }
 
 void check_address(const char* name, const Tensor& tensor) {
-  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0,
-                  "uqlib_kernels: ", name,
+  STD_TORCH_CHECK(uqlib::is_aligned(tensor.const_data_ptr()), "uqlib_kernels: ", name,
                   " must begin at a multiple of 16 bytes: use clone().");
 }
 
@@ -219,8 +218,7 @@ struct Weight {
     return p;
   }
 
-  // What the kernels of integers take off each code.
-  float center() const { return bits == 8 ? 128.0f : bits == 4 ? 8.0f : 0.0f; }
+  float center() const { return uqlib::integer_center(bits); }
   bool is_centered() const { return !zero && uniform_zero == center(); }
 };
 
@@ -247,9 +245,7 @@ struct Rows {
     }
   }
   int type() const { return type_of(rows.scalar_type()); }
-  bool is_aligned() const {
-    return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0;
-  }
+  bool is_aligned() const { return uqlib::is_aligned(rows.const_data_ptr()); }
 };
 
 std::optional<Tensor> checked_bias(std::optional<Tensor> bias, const Tensor& x,

@@ -36,11 +36,11 @@ struct StepCodes {
     if constexpr (kBits == 8) {
       const int64_t row_step = p.product.n_columns / 16;
       const Words4* from = weight + row(0) * row_step + 4 * first_tile + lane % 4;
-      put(0, load_once(from));
-      put(4, load_once(from + 8 * row_step));
+      spread(words, load_once(from));
+      spread(words + 4, load_once(from + 8 * row_step));
     } else {
       const int64_t index = static_cast<int64_t>(tile_row) * p.n_steps + step;
-      put(0, load_once(weight + index * kLanes + lane));
+      spread(words, load_once(weight + index * kLanes + lane));
     }
     return true;
   }
@@ -70,14 +70,6 @@ struct StepCodes {
         q[i + 1] = pair >> 16;
       }
     }
-  }
-
- private:
-  UQLIB_DEVICE void put(int first, const Words4& four) {
-    words[first] = four.x;
-    words[first + 1] = four.y;
-    words[first + 2] = four.z;
-    words[first + 3] = four.w;
   }
 };
 

@@ -5,8 +5,6 @@
 
 namespace uqlib::gemm {
 
-inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 inline bool are_sizes_valid(const Product& p, int bits, int multiprocessors) {
   if (bits != 8 && bits != 4 && bits != 2 && bits != 1) return false;
   // Products of 32 bits and sums a little beyond the sizes stay in range.

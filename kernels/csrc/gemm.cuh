@@ -178,10 +178,8 @@ struct Accumulators {
 #pragma unroll
     for (int j = 0; j < kAcross; ++j) {
       const int place = place_of_chunk<L::kChunks>(8 * j + lane / 4, chunk);
-      const Words4 words = reinterpret_cast<const Words4*>(
-          stage)[u * L::kRows * L::kChunks + place];
-      inputs[j][0] = words.x, inputs[j][1] = words.y;
-      inputs[j][2] = words.z, inputs[j][3] = words.w;
+      spread(inputs[j],
+             reinterpret_cast<const Words4*>(stage)[u * L::kRows * L::kChunks + place]);
     }
   }
 

@@ -51,6 +51,11 @@ UQLIB_BOTH constexpr int columns_of_step(int bits) {
   return bits == 8 ? kTileColumns : kTileColumns * tiles_of_step(bits);
 }
 
+// What products of integers take off each code.
+UQLIB_BOTH constexpr float integer_center(int bits) {
+  return bits == 8 ? 128.0f : bits == 4 ? 8.0f : 0.0f;
+}
+
 struct Place {
   int lane, word, bit;
 };
@@ -109,17 +114,31 @@ UQLIB_BOTH uint32_t bytes_of_codes(const uint32_t* words, int h, int r) {
 struct Columns {
   int n_in, whole, inner, parts, group_columns, n_groups, n_columns;
 
-  // The column of x at a padded place, -1 for padding.
-  UQLIB_BOTH int column_at(int place) const {
-    const int group = place / group_columns, within = place % group_columns;
-    const int in_whole = group % parts * inner + within;
-    const int column = group / parts * whole + in_whole;
-    const bool is_column =
-        group < n_groups && within < inner && in_whole < whole && column < n_in;
-    return is_column ? column : -1;
-  }
   // Whether rows of x are rows of padded columns as they are.
   UQLIB_BOTH bool are_plain() const { return n_in == n_columns && parts * inner == whole; }
 };
+
+constexpr int kRun = 8;  // padded columns that are taken at once
+
+// What the padded columns place, ..., place + 7 hold, place a multiple of 8: `count`
+// columns of x from `column` on, then padding.
+struct Run {
+  int column, count;
+};
+
+UQLIB_BOTH Run run_at(const Columns& columns, int place) {
+  if (columns.are_plain()) return {place, kRun};
+  // Divisions of unsigned numbers take fewer instructions.
+  const unsigned parts = columns.parts, width = columns.group_columns;
+  const unsigned group = place / width;
+  if (group >= static_cast<unsigned>(columns.n_groups)) return {0, 0};
+  const int within = static_cast<int>(place - group * width);
+  const int in_whole = static_cast<int>(group % parts) * columns.inner + within;
+  const int column = static_cast<int>(group / parts) * columns.whole + in_whole;
+  int count = columns.inner - within;
+  if (columns.whole - in_whole < count) count = columns.whole - in_whole;
+  if (columns.n_in - column < count) count = columns.n_in - column;
+  return {column, count < 0 ? 0 : count < kRun ? count : kRun};
+}
 
 }  // namespace uqlib

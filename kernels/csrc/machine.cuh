@@ -34,6 +34,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #if defined(UQLIB_EMULATED) || !defined(__CUDACC__)
 #define UQLIB_BOTH inline
@@ -60,6 +61,25 @@ struct alignas(8) Words2 {
 struct Index3 {
   unsigned x, y, z;
 };
+
+// Whether 16 bytes can be read or written at once; null can.
+inline bool is_aligned(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % 16 == 0;
+}
+// The same bits as another type.
+template <typename To, typename From>
+UQLIB_BOTH To bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To same;
+  memcpy(&same, &value, sizeof(To));
+  return same;
+}
+UQLIB_BOTH void spread(uint32_t* to, const Words4& from) {
+  to[0] = from.x;
+  to[1] = from.y;
+  to[2] = from.z;
+  to[3] = from.w;
+}
 
 }  // namespace uqlib
 

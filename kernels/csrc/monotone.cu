@@ -5,10 +5,6 @@
 namespace uqlib {
 namespace {
 
-bool begins_at_16(const void* address) {
-  return reinterpret_cast<uintptr_t>(address) % 16 == 0;
-}
-
 template <bool kProject>
 int launch_rows(MonotoneRows p, bool wide, Stream stream) {
   if (p.n_rows < 0 || p.n_levels < 1) return UQLIB_INVALID;
@@ -21,7 +17,7 @@ int launch_rows(MonotoneRows p, bool wide, Stream stream) {
   if (p.plan.rows == 0) return UQLIB_INVALID;
   const int64_t blocks = (p.n_rows + p.plan.rows - 1) / p.plan.rows;
   if (blocks > INT32_MAX) return UQLIB_INVALID;
-  p.plan.vectors = begins_at_16(p.q) && begins_at_16(p.out) &&
+  p.plan.vectors = is_aligned(p.q) && is_aligned(p.out) &&
                    static_cast<int64_t>(p.plan.rows) * p.n_levels * size % 16 == 0;
   return launch(wide ? monotone_rows<double, kProject> : monotone_rows<float, kProject>,
                 {static_cast<unsigned>(blocks), 1, 1}, kRowThreads, p.plan.bytes, stream, p);

@@ -25,10 +25,6 @@ namespace uqlib {
 template <int kBits>
 inline constexpr int kHalves = kBits == 8 ? 1 : 2;
 
-// c of integers.
-UQLIB_BOTH constexpr float integer_center(int bits) {
-  return bits == 8 ? 128.0f : bits == 4 ? 8.0f : 0.0f;
-}
 // c of floats. All q - z are exact if z is whole and among the codes, or just above them;
 // with fewer than 4 bits z may also lie in the middle of two codes (see Center).
 inline float float_center(const Product& p, int bits) {
@@ -140,14 +136,7 @@ struct Operands {
     const uint32_t above = 0x4B000000u, codes = word ^ 0x80808080u;  // the bits of 2^23
     const uint32_t low = permute_bytes(codes, above, upper ? 0x7552u : 0x7550u);
     const uint32_t high = permute_bytes(codes, above, upper ? 0x7553u : 0x7551u);
-    return pair_of(as_float(low) - far, as_float(high) - far, T());
-  }
-  UQLIB_DEVICE static float as_float(uint32_t bits) {
-    union {
-      uint32_t bits;
-      float value;
-    } both = {bits};
-    return both.value;
+    return pair_of(bits_as<float>(low) - far, bits_as<float>(high) - far, T());
   }
 };
 

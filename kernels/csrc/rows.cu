@@ -25,13 +25,18 @@ bool is_float_type(int type) {
   return type == UQLIB_FLOAT || type == UQLIB_HALF || type == UQLIB_BFLOAT16;
 }
 
-template <typename T>
-int quantize(QuantizeRows p, Stream stream) {
+// The instance of a kernel for a type of floats.
+template <typename Kernel>
+Kernel of_type(int type, Kernel of_float, Kernel of_half, Kernel of_bfloat16) {
+  return type == UQLIB_FLOAT ? of_float : type == UQLIB_HALF ? of_half : of_bfloat16;
+}
+
+int launch_quantize(void (*kernel)(QuantizeRows), QuantizeRows p, Stream stream) {
   p.row_shift = shift_of_row(p.columns.n_columns / 16, kMostRowThreads);
   const int rows = rows_of_block(p.row_shift);
   const unsigned blocks =
       static_cast<unsigned>((static_cast<int64_t>(p.n_rows) + rows - 1) / rows);
-  return launch(quantize_rows<T>, {blocks, 1, 1}, rows << p.row_shift,
+  return launch(kernel, {blocks, 1, 1}, rows << p.row_shift,
                 shared_of_quantize(rows, p.columns, p.sums != nullptr), stream, p);
 }
 
@@ -60,9 +65,9 @@ extern "C" int uqlib_quantize_rows(const void* x, int type, int8_t* codes, int32
   p.top = static_cast<float>(top);
   p.static_scale = static_scale;
   p.set_order(bits);
-  const Stream on = static_cast<Stream>(stream);
-  if (type == UQLIB_FLOAT) return quantize<float>(p, on);
-  return type == UQLIB_HALF ? quantize<Half>(p, on) : quantize<BFloat16>(p, on);
+  const auto kernel =
+      of_type(type, quantize_rows<float>, quantize_rows<Half>, quantize_rows<BFloat16>);
+  return launch_quantize(kernel, p, static_cast<Stream>(stream));
 }
 
 extern "C" int uqlib_place_rows(const void* x, int type, void* out, int to, int n_rows,
@@ -94,9 +99,7 @@ extern "C" int uqlib_add_planes(const float* parts, const float* bias, void* y, 
   p.n_out = n_out;
   p.reads_four = by_four(parts, n_out, 4);
   p.writes_four = by_four(y, n_out, out == UQLIB_FLOAT ? 4 : 2);
-  const auto kernel = out == UQLIB_FLOAT  ? add_planes<float>
-                      : out == UQLIB_HALF ? add_planes<Half>
-                                          : add_planes<BFloat16>;
+  const auto kernel = of_type(out, add_planes<float>, add_planes<Half>, add_planes<BFloat16>);
   return launch_cells(kernel, p, n_rows, (n_out - 1) / kPiece + 1,
                       static_cast<Stream>(stream));
 }
@@ -129,9 +132,7 @@ extern "C" int uqlib_scale_sums(const int32_t* sums, const int32_t* row_sums,
   p.n_padded = n_padded;
   p.reads_four = by_four(sums, n_padded, 4);
   p.writes_four = by_four(y, n_out, out == UQLIB_FLOAT ? 4 : 2);
-  const auto kernel = out == UQLIB_FLOAT  ? scale_sums<float>
-                      : out == UQLIB_HALF ? scale_sums<Half>
-                                          : scale_sums<BFloat16>;
+  const auto kernel = of_type(out, scale_sums<float>, scale_sums<Half>, scale_sums<BFloat16>);
   return launch_cells(kernel, p, (static_cast<int64_t>(n_rows) - 1) / kRowsOfThread + 1,
                       (n_out - 1) / kPiece + 1, static_cast<Stream>(stream));
 }

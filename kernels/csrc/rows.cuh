@@ -5,42 +5,9 @@
 // bytes of numbers of 16 bits, and lies in one group.
 #pragma once
 
-#include <cstring>
-
 #include "layout.cuh"
 
 namespace uqlib {
-
-constexpr int kRun = 8;
-
-template <typename To, typename From>
-UQLIB_BOTH To bits_as(From value) {
-  static_assert(sizeof(To) == sizeof(From));
-  To same;
-  memcpy(&same, &value, sizeof(To));
-  return same;
-}
-
-// What the padded columns place, ..., place + 7 hold, place a multiple of 8: `count`
-// columns of x from `column` on, then padding.
-struct Run {
-  int column, count;
-};
-
-UQLIB_BOTH Run run_at(const Columns& columns, int place) {
-  if (columns.are_plain()) return {place, kRun};
-  // Divisions of unsigned numbers take fewer instructions.
-  const unsigned parts = columns.parts, width = columns.group_columns;
-  const unsigned group = place / width;
-  if (group >= static_cast<unsigned>(columns.n_groups)) return {0, 0};
-  const int within = static_cast<int>(place - group * width);
-  const int in_whole = static_cast<int>(group % parts) * columns.inner + within;
-  const int column = static_cast<int>(group / parts) * columns.whole + in_whole;
-  int count = columns.inner - within;
-  if (columns.whole - in_whole < count) count = columns.whole - in_whole;
-  if (columns.n_in - column < count) count = columns.n_in - column;
-  return {column, count < 0 ? 0 : count < kRun ? count : kRun};
-}
 
 // Whether columns are those of a weight of some bits; 4 where only their order matters.
 inline bool are_valid(const Columns* c, int bits = 4) {
@@ -52,9 +19,6 @@ inline bool are_valid(const Columns* c, int bits = 4) {
   return group >= inner && group % (bits == 8 ? 64 : 32) == 0 &&
          inner * c->parts >= c->whole && n_whole * c->parts == c->n_groups &&
          group * c->n_groups <= c->n_columns && c->n_columns % columns_of_step(bits) == 0;
-}
-inline bool is_aligned(const void* address) {
-  return reinterpret_cast<uintptr_t>(address) % 16 == 0;
 }
 
 // The columns of a run as they lie in memory, zeros for padding.
@@ -69,13 +33,8 @@ struct Eight {
     for (int i = 0; i < kWords; ++i) words[i] = 0;
     if (run.count == kRun && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
 #pragma unroll
-      for (int i = 0; i < kWords / 4; ++i) {
-        const Words4 four = load_once(reinterpret_cast<const Words4*>(from) + i);
-        words[4 * i] = four.x;
-        words[4 * i + 1] = four.y;
-        words[4 * i + 2] = four.z;
-        words[4 * i + 3] = four.w;
-      }
+      for (int i = 0; i < kWords / 4; ++i)
+        spread(words + 4 * i, load_once(reinterpret_cast<const Words4*>(from) + i));
     } else {
 #pragma unroll
       for (int i = 0; i < kRun; ++i)

@@ -13,11 +13,7 @@ constexpr int kPiece = 4;
 UQLIB_DEVICE void load_four(uint32_t (&words)[kPiece], const void* address, int count,
                             bool vector) {
   if (vector) {
-    const Words4 four = load_once(static_cast<const Words4*>(address));
-    words[0] = four.x;
-    words[1] = four.y;
-    words[2] = four.z;
-    words[3] = four.w;
+    spread(words, load_once(static_cast<const Words4*>(address)));
     return;
   }
 #pragma unroll

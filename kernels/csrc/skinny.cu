@@ -103,8 +103,6 @@ int launch_type(const Product& p, const SkinnyPlan& plan, int bits, int multipro
   return launch_bits<T, 1>(p, plan, multiprocessors, stream);
 }
 
-bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 // Whether sizes and types are those of a product.
 bool is_product(const Product* p, int bits, int multiprocessors) {
   if (p == nullptr || multiprocessors < 1) return false;

@@ -58,13 +58,6 @@ struct Step {
   }
 };
 
-UQLIB_DEVICE void spread(uint32_t* to, const Words4& from) {
-  to[0] = from.x;
-  to[1] = from.y;
-  to[2] = from.z;
-  to[3] = from.w;
-}
-
 // Starts to copy some bytes, a multiple of 16, with all threads of the block.
 UQLIB_DEVICE void stage(char* to, const void* from, int bytes) {
   for (int i = 16 * thread_index().x; i < bytes; i += 16 * block_size().x)

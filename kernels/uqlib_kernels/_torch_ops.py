@@ -7,8 +7,8 @@ them was written to or now lies elsewhere.
 """
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ _SCHEMA = (
 )
 # Rows rounded to integers between -top and top, with a scale of their own or a given
 # one, times any integers: what networks of all formats come down to.
-_INTEGER = "linear_integer"
 _INTEGER_SCHEMA = _SCHEMA.replace(
     "Tensor? bias=None", "Tensor? bias, int top, float? static_scale"
 )
@@ -55,11 +54,7 @@ def tensors_of(packed: PackedWeight) -> PackedTensors:
         _tensor(packed.scale),
         _tensor(packed.zero_point),
         _tensor(packed.codebook),
-        packed.bits,
-        packed.n_out,
-        packed.n_in,
-        packed.group_size,
-        packed.twice_zero,
+        *_numbers(packed),
     )
     _remember(tensors, _state(tensors), packed)
     return tensors
@@ -109,15 +104,15 @@ def arranged_tensors(packed: PackedWeight) -> PackedTensors:
     codes = torch.from_numpy(arranged_codes(packed))
     return PackedTensors(
         codes.view(torch.int8) if packed.bits == 8 else codes,
-        torch.tensor(packed.scale),
-        None if packed.zero_point is None else torch.tensor(packed.zero_point),
+        _tensor(packed.scale),
+        _tensor(packed.zero_point),
         None if packed.codebook is None else _codebook_words(packed.codebook),
-        packed.bits,
-        packed.n_out,
-        packed.n_in,
-        packed.group_size,
-        packed.twice_zero,
+        *_numbers(packed),
     )
+
+
+def _numbers(own: PackedWeight) -> tuple[int, int, int, int, int]:
+    return own.bits, own.n_out, own.n_in, own.group_size, own.twice_zero
 
 
 def _codebook_words(codebook: NDArray[np.float32]) -> Tensor:
@@ -292,15 +287,34 @@ def _no_gradient(name: str) -> Callable[..., Any]:
     return backward
 
 
+class Operation(NamedTuple):
+    """What torch is told of an operation: `shape` gives results without values."""
+
+    schema: str
+    function: Callable[..., Tensor]
+    shape: Callable[..., Tensor]
+
+
+def define(
+    library: Any, operations: Mapping[str, Operation], on_cpu: bool = True
+) -> None:
+    """Define operations, which have no gradient, and what they do on a CPU."""
+    for name, operation in operations.items():
+        library.define(name + operation.schema, tags=(torch.Tag.pt2_compliant_tag,))
+        if on_cpu:
+            library.impl(name, operation.function, "CPU")
+        full = f"{library.ns}::{name}"
+        torch.library.register_fake(full, operation.shape, lib=library)
+        torch.library.register_autograd(full, _no_gradient(name), lib=library)
+
+
 # Held by this module: when a library is collected its operations are gone.
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
-_CPU = {name: (_SCHEMA, _on_cpu(getattr(ops, name))) for name in OPERATIONS}
-_CPU[_INTEGER] = (_INTEGER_SCHEMA, _integer_on_cpu)
+PRODUCTS = {
+    name: Operation(_SCHEMA, _on_cpu(getattr(ops, name)), _shape_only)
+    for name in OPERATIONS
+}
+PRODUCTS["linear_integer"] = Operation(_INTEGER_SCHEMA, _integer_on_cpu, _shape_only)
 
-for _name, (_schema, _function) in _CPU.items():
-    LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(_name, _function, "CPU")
-    _full = f"{NAMESPACE}::{_name}"
-    torch.library.register_fake(_full, _shape_only, lib=LIBRARY)
-    torch.library.register_autograd(_full, _no_gradient(_name), lib=LIBRARY)
+define(LIBRARY, PRODUCTS)

@@ -5,7 +5,6 @@ precision are computed in float32 and come back as they were.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uqlib_kernels import rows, sets
-from uqlib_kernels._torch_ops import NAMESPACE, _no_gradient
+from uqlib_kernels._torch_ops import NAMESPACE, Operation, define
 
 _WIDE_ENOUGH = (torch.float32, torch.float64)
 
@@ -117,15 +116,14 @@ def _check_sets(
 # Held by this module: when a library is collected its operations are gone.
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
-_Function = Callable[..., Tensor]
-_OPERATIONS: dict[str, tuple[str, _Function, _Function]] = {
-    "sort_rows": ("(Tensor q) -> Tensor", _sort_rows, _sort_rows_shape),
-    "isotonic_rows": (
+ROW_OPERATIONS = {
+    "sort_rows": Operation("(Tensor q) -> Tensor", _sort_rows, _sort_rows_shape),
+    "isotonic_rows": Operation(
         "(Tensor q, Tensor? level_weight=None) -> Tensor",
         _isotonic_rows,
         _isotonic_rows_shape,
     ),
-    "mass_sets": (
+    "mass_sets": Operation(
         "(Tensor proba, Tensor threshold, Tensor u, int k_reg=0, float penalty=0.0) "
         "-> Tensor",
         _mass_sets,
@@ -133,9 +131,4 @@ _OPERATIONS: dict[str, tuple[str, _Function, _Function]] = {
     ),
 }
 
-for _name, (_schema, _function, _shape) in _OPERATIONS.items():
-    LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(_name, _function, "CPU")
-    _full = f"{NAMESPACE}::{_name}"
-    torch.library.register_fake(_full, _shape, lib=LIBRARY)
-    torch.library.register_autograd(_full, _no_gradient(_name), lib=LIBRARY)
+define(LIBRARY, ROW_OPERATIONS)

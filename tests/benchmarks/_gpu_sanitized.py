@@ -6,8 +6,6 @@ read or written beyond it is seen.
 """
 
 import argparse
-import importlib
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,8 +37,6 @@ ROUNDINGS = ((7, None), (127, 0.05))  # what linear_integer takes besides: top a
 def make_known(device: str) -> None:
     """Make the operations known to torch, for a device."""
     torch_ops.register()
-    if importlib.util.find_spec("uqlib_kernels._torch_row_ops"):
-        importlib.import_module("uqlib_kernels._torch_row_ops")
     if device == "cuda":
         from uqlib_kernels import cuda
 

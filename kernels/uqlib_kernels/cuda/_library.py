@@ -1,12 +1,12 @@
 """Finds and loads the library of kernels, when a GPU is to be used and not before."""
 
-import importlib
-import importlib.util
 import os
 import threading
 import warnings
 from pathlib import Path
 from typing import Any
+
+from uqlib_kernels.torch_ops import register
 
 __all__ = [
     "VARIABLE",
@@ -23,8 +23,6 @@ _HOW = (
     "`python kernels/csrc/build.py` in a clone of uqlib builds it with nvcc; "
     f"the environment variable {VARIABLE} names one that lies elsewhere."
 )
-# The library says what operations do on a GPU; these modules, that there are any.
-_DEFINITIONS = ("uqlib_kernels._torch_ops", "uqlib_kernels._torch_row_ops")
 
 _lock = threading.RLock()
 _loaded: list[Path] = []  # the one library of this process, once it is loaded
@@ -87,9 +85,8 @@ def load() -> None:
         path = library_path()
         if path is None:
             raise KernelUnavailableError(_missing())
-        for name in _DEFINITIONS:
-            if importlib.util.find_spec(name) is not None:
-                importlib.import_module(name)
+        # The library says what operations do on a GPU, and not that there are any.
+        register()
         try:
             torch.ops.load_library(str(path))
         except (OSError, RuntimeError) as error:

@@ -26,18 +26,8 @@ def operations():
     path = emulated_binding(torch)
     library = torch.library.Library(NAMESPACE, "DEF")
     operations.library = library  # operations go with it
-    known = {
-        name: (schema, _torch_ops._shape_only)
-        for name, (schema, _) in _torch_ops._CPU.items()
-    }
-    for name, (schema, _, shape) in _torch_row_ops._OPERATIONS.items():
-        known[name] = schema, shape
-    for name, (schema, shape) in known.items():
-        library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        full = f"{NAMESPACE}::{name}"
-        torch.library.register_fake(full, shape, lib=library)
-        backward = _torch_ops._no_gradient(name)
-        torch.library.register_autograd(full, backward, lib=library)
+    known = _torch_ops.PRODUCTS | _torch_row_ops.ROW_OPERATIONS
+    _torch_ops.define(library, known, on_cpu=False)
     torch.ops.load_library(str(path))
     ctypes.CDLL(str(path)).uqlib_emulate(0, MULTIPROCESSORS)
     return getattr(torch.ops, NAMESPACE)

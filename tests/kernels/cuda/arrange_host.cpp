@@ -59,8 +59,11 @@ void host_decode(int bits, const uint32_t* words, int n_tiles, int* of_pairs,
 
 // Columns of x at all padded places; returns whether rows need not be moved.
 int host_columns(const uqlib::Columns* columns, int* out) {
-  for (int place = 0; place < columns->n_columns; ++place)
-    out[place] = columns->column_at(place);
+  for (int place = 0; place < columns->n_columns; ++place) {
+    const uqlib::Run run = uqlib::run_at(*columns, place - place % uqlib::kRun);
+    const int within = place % uqlib::kRun;
+    out[place] = within < run.count ? run.column + within : -1;
+  }
   return columns->are_plain();
 }
 

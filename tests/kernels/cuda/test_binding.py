@@ -4,7 +4,6 @@ The library is the one that a GPU gets, compiled for the host: what checks tenso
 chooses kernels, makes workspaces and calls the library of torch is all there.
 """
 
-import functools
 import subprocess
 
 import numpy as np
@@ -15,29 +14,14 @@ from uqlib_kernels import pack
 
 torch = pytest.importorskip("torch")
 
-NAMESPACE = "uqlib_kernels_emulated"
+from tests.kernels.cuda._on_gpu_emulated import operations  # noqa: E402 - needs torch
+
 DTYPES = {
     torch.float32: 2e-6,
     torch.float64: 2e-6,
     torch.float16: 2e-3,
     torch.bfloat16: 1.5e-2,
 }
-
-
-@functools.cache
-def operations():
-    """The operations of torch that the emulated kernels stand behind."""
-    from uqlib_kernels import _torch_ops, _torch_row_ops
-
-    path = _emulated.emulated_binding(torch)
-    library = torch.library.Library(NAMESPACE, "DEF")
-    for name, (schema, _) in _torch_ops._CPU.items():
-        library.define(name + schema)
-    for name, (schema, *_) in _torch_row_ops._OPERATIONS.items():
-        library.define(name + schema)
-    torch.ops.load_library(str(path))
-    operations.library = library  # operations go with it
-    return getattr(torch.ops, NAMESPACE)
 
 
 def packed_of(bits, n_out, n_in, group, kind, rng):

@@ -165,9 +165,8 @@ def test_launchers_refuse_what_is_missing(library, name):
 INSIDE = """
 import sys
 import torch
-from uqlib_kernels.cuda._library import _DEFINITIONS
-for name in _DEFINITIONS:
-    __import__(name)
+from uqlib_kernels.torch_ops import register
+register()
 every = [n for n in torch._C._dispatch_get_all_op_names() if "uqlib" in n]
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 on_cpu = [has(name, "CPU") for name in every]
